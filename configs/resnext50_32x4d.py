@@ -1,0 +1,10 @@
+"""resnext50_32x4d: torchvision's reference recipe on ImageNet, or what suits another dataset."""
+
+from ml_collections import config_dict
+
+from jaxcnn.training.recipes import recipe
+
+
+def get_config(dataset: str = "imagenet2012") -> config_dict.ConfigDict:
+    """The config for a dataset: ``--config configs/resnext50_32x4d.py:cifar10``."""
+    return recipe("resnext50_32x4d", dataset)

@@ -1,0 +1,141 @@
+"""The one rule between a torch state dict and Flax variables.
+
+The names are the same, with dots for nesting; only the leaf's name and the order of its axes
+differ:
+
+==================================  ====================================  ======================
+torch                               Flax                                  axes
+==================================  ====================================  ======================
+``a.b.weight``, convolution         ``params/a/b/kernel``                 OIHW to HWIO
+``a.b.weight``, linear              ``params/a/b/kernel``                 OI to IO
+``a.b.weight``, normalisation       ``params/a/b/scale``                  as they are
+``a.b.bias``                        ``params/a/b/bias``                   as they are
+``a.b.running_mean``                ``batch_stats/a/b/mean``              as they are
+``a.b.running_var``                 ``batch_stats/a/b/var``               as they are
+``a.b.num_batches_tracked``         nothing (counts batches; torch uses   int64 zero on the way
+                                    it for ``momentum=None`` only)        back
+==================================  ====================================  ======================
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from jaxcnn.errors import UserError
+from jaxcnn.models.layers import Classifier
+
+Path = tuple[str, ...]
+
+# Flax leaf: torch leaf.
+_LEAF_NAMES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+# Axes of a kernel, by its rank: torch's order of Flax's axes, and Flax's of torch's.
+_TO_TORCH_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
+_TO_FLAX_AXES = {rank: tuple(np.argsort(axes)) for rank, axes in _TO_TORCH_AXES.items()}
+_COUNTER = "num_batches_tracked"
+
+
+def _torch_name(path: Path) -> str:
+    """``("params", "conv1", "kernel")`` to ``"conv1.weight"``."""
+    *scope, leaf = path[1:]
+    return ".".join([*scope, _LEAF_NAMES.get(leaf, leaf)])
+
+
+def _transposed(value: Any, path: Path, axes: dict[int, tuple[int, ...]]) -> Any:
+    if path[-1] != "kernel":
+        return value
+    return value.transpose(axes[value.ndim])
+
+
+def _torch_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if path[-1] != "kernel":
+        return shape
+    return tuple(shape[axis] for axis in _TO_TORCH_AXES[len(shape)])
+
+
+def from_torch(state_dict: Mapping[str, Any], model: Classifier) -> dict[str, Any]:
+    """Flax variables of ``model`` with the values of a torch state dict.
+
+    Args:
+        state_dict: what ``torch_model.state_dict()`` gives: arrays (or tensors on the CPU) by
+            torch's names. ``num_batches_tracked`` may be there or not.
+        model: the network. The number of input channels is read from its stem's kernel in the
+            state dict, other shapes from the model at its default input size.
+
+    Returns:
+        ``{"params": ..., "batch_stats": ...}`` of JAX arrays: the state dict's values and dtypes
+        exactly (float64 stays float64 only with ``jax_enable_x64``).
+
+    Raises:
+        UserError: when names or shapes are not the model's; one message lists them all.
+
+    Example::
+
+        variables = from_torch(torchvision.models.resnet18().state_dict(), models.resnet18())
+    """
+    arrays = {
+        name: np.asarray(value)
+        for name, value in state_dict.items()
+        if name.rpartition(".")[2] != _COUNTER
+    }
+    stem = arrays.get(f"{model.stem}.weight")
+    channels = stem.shape[1] if stem is not None and stem.ndim == 4 else 3
+    images = jax.ShapeDtypeStruct((1, model.input_size, model.input_size, channels), jnp.float32)
+    expected = traverse_util.flatten_dict(
+        jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)), images)
+    )
+
+    names = {path: _torch_name(path) for path in expected}
+    problems = [f"missing {name}" for name in names.values() if name not in arrays]
+    problems += [f"unexpected {name}" for name in sorted(arrays.keys() - set(names.values()))]
+    problems += [
+        f"{name} has shape {arrays[name].shape} where the model has {shape}"
+        for path, name in names.items()
+        if name in arrays
+        and arrays[name].shape != (shape := _torch_shape(path, expected[path].shape))
+    ]
+    if problems:
+        raise UserError(
+            f"The state dict is not one of this {type(model).__name__}: {'; '.join(problems)}."
+        )
+    return traverse_util.unflatten_dict(
+        {
+            path: jnp.asarray(_transposed(arrays[name], path, _TO_FLAX_AXES))
+            for path, name in names.items()
+        }
+    )
+
+
+def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The torch state dict of Flax variables: :func:`from_torch` backwards, exactly.
+
+    Args:
+        variables: ``{"params": ...}`` with or without ``"batch_stats"``; other collections have
+            no counterpart in torch and are left out.
+
+    Returns:
+        Arrays by torch's names, in C order, ready for ``torch.from_numpy`` and
+        ``load_state_dict(strict=True)``; ``num_batches_tracked`` is an int64 zero.
+
+    Example::
+
+        state_dict = {k: torch.from_numpy(v) for k, v in to_torch(variables).items()}
+    """
+    state_dict = {}
+    for path, value in traverse_util.flatten_dict(dict(variables)).items():
+        if path[0] not in ("params", "batch_stats"):
+            continue
+        array = _transposed(np.asarray(value), path, _TO_TORCH_AXES)
+        state_dict[_torch_name(path)] = np.array(array, order="C")
+        if path[-1] == "var":
+            state_dict[".".join([*path[1:-1], _COUNTER])] = np.zeros((), np.int64)
+    return state_dict

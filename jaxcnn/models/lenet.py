@@ -1,0 +1,39 @@
+"""LeNet-5, in the form that textbooks teach: ReLU, max pooling, and a dense third convolution.
+
+LeCun, Bottou, Bengio and Haffner 1998, "Gradient-based learning applied to document recognition",
+section II.B.
+"""
+
+from typing import ClassVar
+
+import jax
+from flax import linen as nn
+
+from jaxcnn.models.layers import Classifier, Conv, Linear, flatten, max_pool
+from jaxcnn.models.registry import Builder
+
+
+class LeNet5(Classifier):
+    """Two convolutions of 5x5, each pooled by 2, and three dense layers (400-120-84-classes).
+
+    Images of 32x32 pixels (pad the 28x28 of MNIST by two); 61,706 parameters for one channel
+    and ten classes.
+    """
+
+    stem: ClassVar[str] = "conv1"
+
+    num_classes: int = 10
+    input_size: int = 32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Gives logits ``[N, num_classes]`` for images ``[N, 32, 32, C]``."""
+        x = max_pool(nn.relu(Conv(6, 5, name="conv1")(x)), 2)
+        x = max_pool(nn.relu(Conv(16, 5, name="conv2")(x)), 2)
+        x = flatten(x)
+        x = nn.relu(Linear(120, name="fc1")(x))
+        x = nn.relu(Linear(84, name="fc2")(x))
+        return Linear(self.num_classes, name="fc3")(x)
+
+
+lenet5 = Builder("lenet5", LeNet5, "LeNet-5 (LeCun et al. 1998) for images of 32x32 pixels.")

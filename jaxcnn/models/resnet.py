@@ -1,0 +1,236 @@
+"""ResNet and its descendants, as ``torchvision.models.resnet`` defines them.
+
+* ResNet: He, Zhang, Ren and Sun 2015, "Deep residual learning for image recognition", table 1.
+  As in torchvision, a bottleneck's stride stands in its 3x3 convolution ("v1.5"), not the first.
+* ResNeXt: Xie et al. 2016, "Aggregated residual transformations for deep neural networks".
+* Wide ResNet: Zagoruyko and Komodakis 2016, "Wide residual networks".
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import ClassVar
+
+import jax
+from flax import linen as nn
+
+from jaxcnn.errors import UserError
+from jaxcnn.models.layers import (
+    BatchNorm,
+    Classifier,
+    Conv,
+    LayerFactory,
+    Linear,
+    Module,
+    Sequential,
+    adaptive_avg_pool,
+    flatten,
+    kaiming_normal_fan_out,
+    max_pool,
+)
+from jaxcnn.models.registry import Builder
+
+# A convolution of a ResNet: a norm follows it, so it has no bias.
+ResConv = partial(Conv, use_bias=False, kernel_init=kaiming_normal_fan_out)
+
+
+class Block(Module):
+    """What the two residual blocks have in common: their arguments and the shortcut.
+
+    Attributes:
+        planes: channels of the block before expansion.
+        stride: stride of its first 3x3 convolution.
+        downsample: whether the shortcut is a 1x1 convolution rather than the identity.
+        groups: groups of its 3x3 convolutions (ResNeXt's cardinality).
+        base_width: channels of a group for every 64 planes.
+        dilation: dilation of its 3x3 convolutions.
+        norm_layer: factory of the norms.
+        zero_init_residual: begin with the last norm's scale at zero, so as the identity.
+    """
+
+    expansion: ClassVar[int]
+
+    planes: int
+    stride: int = 1
+    downsample: bool = False
+    groups: int = 1
+    base_width: int = 64
+    dilation: int = 1
+    norm_layer: LayerFactory = BatchNorm
+    zero_init_residual: bool = False
+
+    def shortcut(self, x: jax.Array, train: bool) -> jax.Array:
+        """The identity, or its projection where the shape changes."""
+        if not self.downsample:
+            return x
+        projection = partial(ResConv, self.planes * self.expansion, 1, stride=self.stride)
+        return Sequential((projection, self.norm_layer), name="downsample")(x, train)
+
+    def last_norm(self, name: str) -> nn.Module:
+        """The norm before the addition."""
+        if self.zero_init_residual:
+            return self.norm_layer(name=name, scale_init=nn.initializers.zeros)
+        return self.norm_layer(name=name)
+
+
+class BasicBlock(Block):
+    """Two 3x3 convolutions (figure 5, left)."""
+
+    expansion: ClassVar[int] = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps ``[N, H, W, C]`` to ``[N, H / stride, W / stride, planes]``."""
+        if self.groups != 1 or self.base_width != 64 or self.dilation != 1:
+            raise UserError(
+                "ResNets of basic blocks (resnet18, resnet34) take only groups=1, "
+                "width_per_group=64 and no dilation; use resnet50 or a deeper one."
+            )
+        y = ResConv(self.planes, 3, stride=self.stride, padding=1, name="conv1")(x)
+        y = nn.relu(self.norm_layer(name="bn1")(y, train))
+        y = ResConv(self.planes, 3, padding=1, name="conv2")(y)
+        y = self.last_norm("bn2")(y, train)
+        return nn.relu(y + self.shortcut(x, train))
+
+
+class Bottleneck(Block):
+    """Convolutions of 1x1, 3x3 and 1x1, the last with four times the channels (figure 5, right)."""
+
+    expansion: ClassVar[int] = 4
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps ``[N, H, W, C]`` to ``[N, H / stride, W / stride, 4 * planes]``."""
+        width = int(self.planes * (self.base_width / 64)) * self.groups
+        conv2 = partial(
+            ResConv,
+            width,
+            3,
+            stride=self.stride,
+            padding=self.dilation,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
+        y = ResConv(width, 1, name="conv1")(x)
+        y = nn.relu(self.norm_layer(name="bn1")(y, train))
+        y = conv2(name="conv2")(y)
+        y = nn.relu(self.norm_layer(name="bn2")(y, train))
+        y = ResConv(self.planes * self.expansion, 1, name="conv3")(y)
+        y = self.last_norm("bn3")(y, train)
+        return nn.relu(y + self.shortcut(x, train))
+
+
+class ResNet(Classifier):
+    """``torchvision.models.ResNet``: a stem, four stages of residual blocks, pooling, one layer.
+
+    Stages ``layer1`` to ``layer4`` have 64, 128, 256 and 512 planes and strides 4, 8, 16 and 32
+    (over the whole network).
+
+    Attributes:
+        block: the residual block.
+        layers: blocks in each of the four stages.
+        zero_init_residual: begin with every residual branch at zero.
+        groups: groups of the 3x3 convolutions of a bottleneck.
+        width_per_group: channels of a group for every 64 planes.
+        replace_stride_with_dilation: for each of the last three stages, whether its stride of 2
+            becomes a dilation; None: for none of them.
+        norm_layer: factory of the norms, called as ``norm_layer(name=...)``, and as
+            ``norm_layer(name=..., scale_init=...)`` with ``zero_init_residual``; the module it
+            gives is called with ``(x, train)``. None: :class:`~jaxcnn.models.layers.BatchNorm`.
+    """
+
+    stem: ClassVar[str] = "conv1"
+
+    block: type[Block]
+    layers: Sequence[int]
+    zero_init_residual: bool = False
+    groups: int = 1
+    width_per_group: int = 64
+    replace_stride_with_dilation: Sequence[bool] | None = None
+    norm_layer: LayerFactory | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Gives logits ``[N, num_classes]`` for images ``[N, H, W, C]``."""
+        dilate = self.replace_stride_with_dilation or (False, False, False)
+        if len(dilate) != 3:
+            raise UserError(
+                "replace_stride_with_dilation must be None or three booleans, for the last three "
+                f"stages; it is {dilate!r}."
+            )
+        norm_layer = self.norm_layer or BatchNorm
+
+        x = ResConv(64, 7, stride=2, padding=3, name="conv1")(x)
+        x = nn.relu(norm_layer(name="bn1")(x, train))
+        x = max_pool(x, 3, 2, 1)
+
+        dilation = 1
+        for stage, (depth, dilated) in enumerate(zip(self.layers, (False, *dilate), strict=True)):
+            planes, stride, first_dilation = 64 * 2**stage, 1 if stage == 0 else 2, dilation
+            if dilated:
+                dilation, stride = dilation * stride, 1
+            block = partial(
+                self.block,
+                planes,
+                groups=self.groups,
+                base_width=self.width_per_group,
+                norm_layer=norm_layer,
+                zero_init_residual=self.zero_init_residual,
+            )
+            changes_shape = stride != 1 or x.shape[-1] != planes * self.block.expansion
+            first = partial(block, stride=stride, downsample=changes_shape, dilation=first_dilation)
+            others = [partial(block, dilation=dilation)] * (depth - 1)
+            x = Sequential((first, *others), name=f"layer{stage + 1}")(x, train)
+
+        x = flatten(adaptive_avg_pool(x, 1))
+        return Linear(self.num_classes, name="fc")(x)
+
+
+def _variant(
+    name: str, doc: str, block: type[Block], layers: tuple[int, ...], **fixed: int
+) -> Builder[ResNet]:
+    return Builder(name, ResNet, doc, block=block, layers=layers, **fixed)
+
+
+resnet18 = _variant("resnet18", "ResNet-18 (He et al. 2015).", BasicBlock, (2, 2, 2, 2))
+resnet34 = _variant("resnet34", "ResNet-34 (He et al. 2015).", BasicBlock, (3, 4, 6, 3))
+resnet50 = _variant("resnet50", "ResNet-50 (He et al. 2015).", Bottleneck, (3, 4, 6, 3))
+resnet101 = _variant("resnet101", "ResNet-101 (He et al. 2015).", Bottleneck, (3, 4, 23, 3))
+resnet152 = _variant("resnet152", "ResNet-152 (He et al. 2015).", Bottleneck, (3, 8, 36, 3))
+resnext50_32x4d = _variant(
+    "resnext50_32x4d",
+    "ResNeXt-50 32x4d (Xie et al. 2016).",
+    Bottleneck,
+    (3, 4, 6, 3),
+    groups=32,
+    width_per_group=4,
+)
+resnext101_32x8d = _variant(
+    "resnext101_32x8d",
+    "ResNeXt-101 32x8d (Xie et al. 2016).",
+    Bottleneck,
+    (3, 4, 23, 3),
+    groups=32,
+    width_per_group=8,
+)
+resnext101_64x4d = _variant(
+    "resnext101_64x4d",
+    "ResNeXt-101 64x4d (Xie et al. 2016).",
+    Bottleneck,
+    (3, 4, 23, 3),
+    groups=64,
+    width_per_group=4,
+)
+wide_resnet50_2 = _variant(
+    "wide_resnet50_2",
+    "Wide ResNet-50-2 (Zagoruyko and Komodakis 2016).",
+    Bottleneck,
+    (3, 4, 6, 3),
+    width_per_group=128,
+)
+wide_resnet101_2 = _variant(
+    "wide_resnet101_2",
+    "Wide ResNet-101-2 (Zagoruyko and Komodakis 2016).",
+    Bottleneck,
+    (3, 4, 23, 3),
+    width_per_group=128,
+)

@@ -1,0 +1,84 @@
+"""Orbax checkpoints of a replicated state: asynchronous, the last few kept."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import jax_utils
+
+from jaxcnn.errors import UserError
+from jaxcnn.training.step import TrainState
+
+
+class Checkpoints:
+    """The checkpoints in a folder, by step.
+
+    One replica is saved, as host arrays, so that a checkpoint may be read on any number of
+    devices and hosts. Every process calls :meth:`save`; the first one writes.
+
+    Args:
+        directory: made if it is not there.
+        keep: how many of the last checkpoints stay.
+    """
+
+    def __init__(self, directory: Path, *, keep: int = 3):
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, enable_async_checkpointing=True, create=True
+        )
+        self._directory = directory
+        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+
+    @property
+    def latest_step(self) -> int | None:
+        """The step of the newest complete checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState) -> None:
+        """Saves a replicated state in the background; does nothing if its step is saved already."""
+        replica = jax.tree.map(
+            lambda leaf: np.array(leaf, copy=True),  # a view of a donated buffer would change
+            jax_utils.unreplicate(state),
+        )
+        step = int(replica.step)
+        if step != self.latest_step:
+            self._manager.save(step, args=ocp.args.StandardSave(_as_dict(replica)))
+
+    def restore(self, like: TrainState) -> TrainState:
+        """Reads the newest checkpoint.
+
+        Args:
+            like: an unreplicated state with the shapes and dtypes that are wanted.
+
+        Returns:
+            The state as host arrays, unreplicated.
+
+        Raises:
+            UserError: if the checkpoint is of another model or optimiser.
+        """
+        step = self.latest_step
+        wanted = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), _as_dict(like))
+        try:
+            saved = self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                f"The checkpoint of step {step} in {self._directory} is of another model or "
+                f"optimiser, or damaged; use another --workdir, or remove that checkpoint to go "
+                f"on from the one before."
+            ) from error
+        return TrainState(**saved)
+
+    def close(self) -> None:
+        """Waits until the last checkpoint is on disk."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def _as_dict(state: TrainState) -> dict[str, Any]:
+    return {
+        "step": state.step,
+        "params": state.params,
+        "batch_stats": state.batch_stats,
+        "opt_state": state.opt_state,
+    }

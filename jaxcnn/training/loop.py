@@ -1,0 +1,274 @@
+"""The training run: a config in, a trained network and its metrics in the workdir out."""
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import jax_utils
+from ml_collections import ConfigDict
+
+from jaxcnn import models
+from jaxcnn.data import pipeline
+from jaxcnn.data.source import Source, open_source
+from jaxcnn.errors import UserError
+from jaxcnn.models.layers import BatchNorm, Classifier
+from jaxcnn.training import distributed
+from jaxcnn.training.checkpoints import Checkpoints
+from jaxcnn.training.metrics import MetricsWriter
+from jaxcnn.training.optimizer import make_schedule, sgd
+from jaxcnn.training.progress import Progress
+from jaxcnn.training.request import check_config, check_data, check_devices, claim_workdir
+from jaxcnn.training.signals import Stopped, StopSignals
+from jaxcnn.training.step import init_state, make_eval_step, make_train_step, normalizer
+
+AXIS = "batch"
+
+
+def train(config: ConfigDict, workdir: Path, data_dir: str | None = None) -> None:
+    """Trains a network; goes on where it was if the workdir holds this run already.
+
+    Args:
+        config: see :func:`jaxcnn.training.recipes.recipe`.
+        workdir: where ``config.json``, ``metrics.jsonl``, TensorBoard events and
+            ``checkpoints/`` go.
+        data_dir: where prepared datasets are; None: tfds's own default.
+
+    Raises:
+        UserError: if the request cannot be met (nothing is written then), or the loss is no
+            number any more.
+        Stopped: after SIGTERM or SIGINT, with the state saved.
+    """
+    check_config(config)
+    check_devices(config)
+    model_for = _model_factory(config)  # an unknown model is said before data are prepared
+    train_source, eval_source = _open_sources(config, data_dir)
+    check_data(config, train_source, eval_source)
+
+    model = model_for(config.num_classes or train_source.num_classes)
+    steps_per_epoch = train_source.num_examples // config.batch_size
+    num_steps = config.num_epochs * steps_per_epoch
+    schedule = make_schedule(
+        config.schedule,
+        config.learning_rate,
+        steps_per_epoch=steps_per_epoch,
+        num_epochs=config.num_epochs,
+        warmup_epochs=config.warmup_epochs,
+        decay_epochs=config.decay_epochs,
+        decay_factor=config.decay_factor,
+    )
+    optimizer = sgd(
+        schedule,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=config.nesterov,
+    )
+    image_shape = (1, config.image_size, config.image_size, train_source.channels)
+    state = init_state(model, optimizer, image_shape, seed=config.seed)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+
+    claim_workdir(workdir, config, write=distributed.is_first())
+    distributed.barrier("workdir")
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep)
+    if checkpoints.latest_step is not None:
+        state = checkpoints.restore(state)
+    start_step = int(state.step)
+    state = jax_utils.replicate(state)
+
+    normalize = normalizer(config.mean, config.std)
+    train_step = _pmap(
+        make_train_step(
+            model,
+            optimizer,
+            normalize=normalize,
+            label_smoothing=config.label_smoothing,
+            seed=config.seed,
+        ),
+        donate_argnums=0,
+    )
+    eval_step = _pmap(make_eval_step(model, normalize=normalize))
+    batches = _train_batches(train_source, config, start_step, num_steps)
+
+    metrics = MetricsWriter(workdir, start_step, enabled=distributed.is_first())
+    progress = Progress(
+        start_step=start_step,
+        num_steps=num_steps,
+        steps_per_epoch=steps_per_epoch,
+        batch_size=config.batch_size,
+        shown=distributed.is_first(),
+    )
+    progress.say(
+        f"{config.model} ({parameters:,} parameters) on {config.dataset}: "
+        f"{train_source.num_examples:,} training and {eval_source.num_examples:,} evaluation "
+        f"examples; {config.num_epochs} epochs of {steps_per_epoch} steps of {config.batch_size} "
+        f"images on {jax.device_count()} {jax.default_backend()} device(s); workdir {workdir}"
+    )
+    if start_step:
+        progress.say(f"Going on from step {start_step} of {num_steps}.")
+
+    recent: list[Any] = []  # metrics of the steps since the last report, still on the devices
+    with StopSignals() as signals:
+        for step, batch in enumerate(batches, start_step + 1):
+            state, step_metrics = train_step(state, batch)
+            recent.append(step_metrics)
+            if len(recent) > 1:
+                jax.block_until_ready(recent[-2])  # or batches would pile up on the devices
+            progress.stepped(step_metrics)
+
+            last = step == num_steps
+            epoch, in_epoch = divmod(step, steps_per_epoch)
+            reports = step % config.log_every_steps == 0 or in_epoch == 0
+            if reports:
+                values = _means(recent)
+                recent.clear()
+                _check_finite(values["loss"], step, workdir)
+                values["learning_rate"] = float(schedule(step - 1))
+                values |= progress.lap()
+                metrics.write(step, step / steps_per_epoch, "train", **values)
+                progress.report(step, values)
+            if in_epoch == 0 and (epoch % config.eval.every_epochs == 0 or last):
+                with progress.paused():
+                    values = evaluate(eval_step, state.variables, eval_source, config)
+                    metrics.write(step, epoch, "eval", **values)
+                    progress.report_eval(epoch, values)
+            if in_epoch == 0 and (epoch % config.checkpoint.every_epochs == 0 or last):
+                with progress.paused():
+                    checkpoints.save(state)
+            if not last and (signal_number := signals.agreed(may_ask=reports)):
+                checkpoints.save(state)
+                checkpoints.close()
+                progress.close()
+                raise Stopped(signal_number)
+    checkpoints.close()
+    progress.close()
+    metrics.close()
+    distributed.barrier("trained")
+
+
+def evaluate(
+    eval_step: Callable[..., Any], variables: Any, source: Source, config: ConfigDict
+) -> dict[str, float | int]:
+    """Scores every example of a split once.
+
+    Args:
+        eval_step: pmapped; see :func:`jaxcnn.training.step.make_eval_step`.
+        variables: replicated.
+        source: the examples.
+        config: of the run.
+
+    Returns:
+        Means ``loss``, ``top1``, ``top5``, and how many ``examples`` they are of.
+    """
+    sums: dict[str, Any] = {}
+    for batch in _eval_batches(source, config):
+        batch_sums = jax.device_get(jax_utils.unreplicate(eval_step(variables, batch)))
+        # float64 on the host: float32 would lose examples of a large split
+        sums = {name: sums.get(name, 0) + value.item() for name, value in batch_sums.items()}
+    examples = sums.pop("examples")
+    return {name: total / examples for name, total in sums.items()} | {"examples": examples}
+
+
+def _pmap(step: Callable[..., Any], **kwargs: Any) -> Callable[..., Any]:
+    return jax.pmap(functools.partial(step, axis_name=AXIS), axis_name=AXIS, **kwargs)
+
+
+def _model_factory(config: ConfigDict) -> Callable[[int], Classifier]:
+    """Checks the config's model and its arguments; gives it for a number of classes."""
+    arguments = {k: v for k, v in config.model_args.items() if v is not None}
+    if config.sync_batch_norm:
+        if "norm_layer" not in models.builder_arguments(config.model):
+            raise UserError(
+                f"{config.model} has no choice of norm; leave config.sync_batch_norm False."
+            )
+        arguments["norm_layer"] = functools.partial(BatchNorm, axis_name=AXIS)
+    # Under float32, None: whatever the parameters and images promote to.
+    dtype = None if config.dtype == "float32" else config.dtype
+    factory = functools.partial(models.create_model, config.model, dtype=dtype, **arguments)
+    factory(num_classes=1)
+    return lambda num_classes: factory(num_classes=num_classes)
+
+
+def _open_sources(config: ConfigDict, data_dir: str | None) -> tuple[Source, Source]:
+    """Opens both splits; the first process prepares the dataset if need be."""
+
+    def both() -> tuple[Source, Source]:
+        return (
+            open_source(config.dataset, config.train_split, data_dir),
+            open_source(config.dataset, config.eval.split, data_dir),
+        )
+
+    sources = both() if distributed.is_first() else None
+    distributed.barrier("dataset")
+    return sources or both()
+
+
+def _train_batches(
+    source: Source, config: ConfigDict, start_step: int, num_steps: int
+) -> Iterator[Any]:
+    preprocess = pipeline.train_preprocess(
+        channels=source.channels,
+        image_size=config.image_size,
+        crop=config.augment.crop,
+        fit=config.fit,
+        padding=config.augment.padding,
+        flip=config.augment.flip,
+    )
+    return _on_devices(
+        pipeline.train_batches(
+            source,
+            preprocess,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            start_step=start_step,
+            num_steps=num_steps,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+    )
+
+
+def _eval_batches(source: Source, config: ConfigDict) -> Iterator[Any]:
+    preprocess = pipeline.eval_preprocess(
+        channels=source.channels,
+        image_size=config.image_size,
+        crop=config.eval.crop,
+        fit=config.fit,
+        resize_size=config.eval.resize_size,
+    )
+    devices = jax.device_count()
+    batch_size = config.eval.batch_size or config.batch_size
+    return _on_devices(
+        pipeline.eval_batches(
+            source,
+            preprocess,
+            batch_size=math.ceil(batch_size / devices) * devices,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+    )
+
+
+def _on_devices(batches: Iterable[pipeline.Batch]) -> Iterator[Any]:
+    """Splits each host batch over the local devices, two batches ahead."""
+
+    def split(array: np.ndarray) -> np.ndarray:
+        return array.reshape(jax.local_device_count(), -1, *array.shape[1:])
+
+    return jax_utils.prefetch_to_device((jax.tree.map(split, batch) for batch in batches), 2)
+
+
+def _means(metrics: list[Any]) -> dict[str, float]:
+    """Means over steps of replicated metrics."""
+    host = jax.device_get([jax_utils.unreplicate(values) for values in metrics])
+    return {name: float(np.mean([values[name] for values in host])) for name in host[0]}
+
+
+def _check_finite(loss: float, step: int, workdir: Path) -> None:
+    if not math.isfinite(loss):
+        raise UserError(
+            f"The training loss became {loss} before step {step}; lower config.learning_rate or "
+            f"raise config.warmup_epochs, and begin again in another --workdir than {workdir}."
+        )

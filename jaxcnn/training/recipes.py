@@ -1,0 +1,102 @@
+"""Configs: what is trained, on what, and how."""
+
+from typing import Any
+
+from ml_collections import config_dict
+
+from jaxcnn.data.presets import preset
+from jaxcnn.models import builder_arguments
+
+# What differs from torchvision's reference recipe for ImageNet, by dataset: settings with which a
+# ResNet learns the dataset well.
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "cifar10": {"batch_size": 128, "num_epochs": 200, "schedule": "cosine", "weight_decay": 5e-4},
+    "cifar100": {"batch_size": 128, "num_epochs": 200, "schedule": "cosine", "weight_decay": 5e-4},
+    "mnist": {"batch_size": 128, "num_epochs": 20, "schedule": "cosine", "learning_rate": 0.05},
+    "fashion_mnist": {
+        "batch_size": 128,
+        "num_epochs": 30,
+        "schedule": "cosine",
+        "learning_rate": 0.05,
+        "weight_decay": 5e-4,
+    },
+    "digits": {
+        "batch_size": 64,
+        "num_epochs": 20,
+        "schedule": "cosine",
+        "learning_rate": 0.05,
+        "warmup_epochs": 1.0,
+        "weight_decay": 5e-4,
+        "log_every_steps": 11,
+    },
+}
+
+# Arguments of a builder that a config sets by other keys, or that are no plain values.
+_NOT_IN_CONFIG = {"num_classes", "dtype", "param_dtype", "norm_layer"}
+
+
+def recipe(model: str, dataset: str = "imagenet2012") -> config_dict.ConfigDict:
+    """The config of a model on a dataset.
+
+    On ImageNet, and on any dataset without settings of its own, it is torchvision's reference
+    for ResNets: batch 256, SGD with momentum 0.9 and weight decay 1e-4, learning rate 0.1,
+    times 0.1 every 30 of 90 epochs.
+
+    Args:
+        model: one of :func:`jaxcnn.models.list_models`.
+        dataset: ``"digits"``, or any tfds image-classification dataset.
+
+    Raises:
+        UserError: for an unknown model.
+    """
+    images = preset(dataset)
+    placeholder = config_dict.placeholder
+    config = config_dict.ConfigDict(
+        {
+            "model": model,
+            "model_args": {
+                key: placeholder(object) if value is None else value
+                for key, value in builder_arguments(model).items()
+                if key not in _NOT_IN_CONFIG
+            },
+            "num_classes": placeholder(int),  # None: the dataset's
+            "dataset": dataset,
+            "train_split": images.train_split,
+            "image_size": images.image_size,
+            "mean": images.mean,
+            "std": images.std,
+            "fit": images.fit,  # resize or pad
+            "augment": {
+                "crop": images.train_crop,  # random_resized_crop, pad_and_crop or none
+                "padding": images.padding,
+                "flip": images.flip,
+            },
+            "eval": {
+                "split": placeholder(str),  # None: the test or validation split
+                "crop": images.eval_crop,  # resize_and_center_crop or none
+                "resize_size": images.resize_size,
+                "batch_size": placeholder(int),  # None: that of training
+                "every_epochs": 1,
+            },
+            "batch_size": 256,  # over all devices of all hosts
+            "num_epochs": 90,
+            "learning_rate": 0.1,
+            "schedule": "step",  # constant, step or cosine
+            "warmup_epochs": 0.0,
+            "decay_epochs": 30,
+            "decay_factor": 0.1,
+            "momentum": 0.9,
+            "nesterov": False,
+            "weight_decay": 1e-4,
+            "label_smoothing": 0.0,
+            "dtype": "float32",  # of the computation: float32 or bfloat16
+            "sync_batch_norm": False,
+            "seed": 0,
+            "log_every_steps": 100,
+            "checkpoint": {"every_epochs": 1, "keep": 3},
+        }
+    )
+    if images.eval_split:
+        config.eval.split = images.eval_split
+    config.update(_SETTINGS.get(dataset, {}))
+    return config

@@ -1,0 +1,192 @@
+"""Whether a request makes sense, before anything is computed or written."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from jaxcnn.data.presets import EVAL_CROPS, FITS, TRAIN_CROPS
+from jaxcnn.data.source import Source
+from jaxcnn.errors import UserError
+from jaxcnn.training.optimizer import SCHEDULES
+
+# Keys that a run may change when it goes on: they do not touch what has been computed so far.
+_FREE_KEYS = {
+    "config.log_every_steps",
+    "config.checkpoint.every_epochs",
+    "config.checkpoint.keep",
+    "config.eval.batch_size",
+}
+
+_CHOICES = {
+    "augment.crop": TRAIN_CROPS,
+    "eval.crop": EVAL_CROPS,
+    "fit": FITS,
+    "schedule": SCHEDULES,
+    "dtype": ("float32", "bfloat16"),
+}
+_AT_LEAST_ONE = (
+    "batch_size",
+    "num_epochs",
+    "image_size",
+    "log_every_steps",
+    "eval.every_epochs",
+    "eval.resize_size",
+    "checkpoint.every_epochs",
+    "checkpoint.keep",
+)
+_AT_LEAST_ZERO = (
+    "learning_rate",
+    "momentum",
+    "weight_decay",
+    "warmup_epochs",
+    "augment.padding",
+    "seed",
+)
+
+
+def _get(config: ConfigDict, dotted: str) -> Any:
+    for key in dotted.split("."):
+        config = config[key]
+    return config
+
+
+def check_config(config: ConfigDict) -> None:
+    """Checks the values of a config, as far as the data do not matter.
+
+    Raises:
+        UserError: naming the first key whose value makes no sense.
+    """
+    for key, choices in _CHOICES.items():
+        if _get(config, key) not in choices:
+            raise UserError(
+                f"config.{key} is {_get(config, key)!r}; it must be one of {', '.join(choices)}."
+            )
+    for keys, least in ((_AT_LEAST_ONE, 1), (_AT_LEAST_ZERO, 0)):
+        for key in keys:
+            if _get(config, key) < least:
+                raise UserError(
+                    f"config.{key} is {_get(config, key)!r}; it must be at least {least}."
+                )
+    if config.eval.batch_size is not None and config.eval.batch_size < 1:
+        raise UserError(
+            f"config.eval.batch_size is {config.eval.batch_size}; it must be at least 1."
+        )
+    if not 0 <= config.label_smoothing < 1:
+        raise UserError(
+            f"config.label_smoothing is {config.label_smoothing}; it must be in 0 to 1."
+        )
+    if config.nesterov and not config.momentum:
+        raise UserError("config.nesterov needs momentum; set config.momentum above 0.")
+    if config.eval.crop == "resize_and_center_crop" and config.eval.resize_size < config.image_size:
+        raise UserError(
+            f"config.eval.resize_size is {config.eval.resize_size}, smaller than "
+            f"config.image_size, {config.image_size}, which is cut out of it; make it larger."
+        )
+
+
+def check_devices(config: ConfigDict) -> None:
+    """Checks that the devices divide the batch.
+
+    Raises:
+        UserError: if they do not.
+    """
+    devices = jax.device_count()
+    if config.batch_size % devices:
+        raise UserError(
+            f"config.batch_size is {config.batch_size}, which {devices} devices do not divide "
+            f"evenly; choose a multiple of {devices}."
+        )
+
+
+def check_data(config: ConfigDict, train: Source, evaluation: Source) -> None:
+    """Checks that a config fits its data.
+
+    Raises:
+        UserError: if the channels, classes or number of examples do not fit.
+    """
+    for name in ("mean", "std"):
+        values = config[name]
+        # An unequal number would be broadcast into more channels than there are.
+        if len(values) not in (1, train.channels):
+            raise UserError(
+                f"config.{name} has {len(values)} values, but the images of {config.dataset} have "
+                f"{train.channels} channel(s); give one value, or one a channel."
+            )
+    if config.num_classes is not None and config.num_classes < train.num_classes:
+        raise UserError(
+            f"config.num_classes is {config.num_classes}, but {config.dataset} has "
+            f"{train.num_classes} classes; leave it out, or make it at least as large."
+        )
+    if train.num_examples < config.batch_size:
+        raise UserError(
+            f"config.batch_size is {config.batch_size}, but {config.dataset} has "
+            f"{train.num_examples} training examples; choose a smaller one."
+        )
+    if evaluation.num_examples == 0:
+        raise UserError(f"The split {config.eval.split!r} of {config.dataset} is empty.")
+
+
+def claim_workdir(workdir: Path, config: ConfigDict, *, write: bool) -> None:
+    """Makes the workdir this run's: new, or one that the same run began.
+
+    Args:
+        workdir: the folder; it and its ``config.json`` are made if they are not there.
+        config: the run's.
+        write: whether this process writes for all.
+
+    Raises:
+        UserError: if the workdir is another run's, or cannot be written.
+    """
+    path = workdir / "config.json"
+    text = json.dumps(json.loads(config.to_json()), indent=2) + "\n"
+    try:
+        if path.exists():
+            _check_same_run(workdir, json.loads(path.read_text()), json.loads(text))
+        elif (workdir / "checkpoints").exists():
+            raise UserError(
+                f"The workdir {workdir} holds checkpoints, but no config.json that says what "
+                f"they are of; use another --workdir."
+            )
+        if write:
+            workdir.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text(text)
+            os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(
+            f"The workdir {workdir} cannot be used ({error.strerror}); choose a --workdir in a "
+            f"folder where you may write."
+        ) from error
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"The file {path} is no JSON ({error}); use another --workdir, or remove that file "
+            f"and the checkpoints beside it."
+        ) from error
+
+
+def _check_same_run(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    old_values, new_values = _flatten(old), _flatten(new)
+    changed = [
+        f"{key} was {old_values.get(key)!r} and now is {new_values.get(key)!r}"
+        for key in sorted(old_values.keys() | new_values.keys())
+        if key not in _FREE_KEYS and old_values.get(key) != new_values.get(key)
+    ]
+    if changed:
+        raise UserError(
+            f"The workdir {workdir} holds another run: {'; '.join(changed)}. "
+            f"Use another --workdir, or the same config to go on with that run."
+        )
+
+
+def _flatten(config: dict[str, Any], prefix: str = "config.") -> dict[str, Any]:
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,219 @@
+"""What one replica does with one batch: pure functions, for ``jax.pmap`` and ``jax.jit`` alike.
+
+Example, on all local devices::
+
+    state = init_state(model, optimizer, (1, 32, 32, 3), seed=0)
+    train_step = make_train_step(model, optimizer, normalize=normalizer(mean, std), seed=0)
+    p_train_step = jax.pmap(train_step, axis_name="batch", donate_argnums=0)
+    state, metrics = p_train_step(jax_utils.replicate(state), sharded_batch)
+
+and on one device without replicas::
+
+    step = jax.jit(functools.partial(train_step, axis_name=None), donate_argnums=0)
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from jaxcnn.models.layers import Classifier
+
+Batch = Mapping[str, jax.Array]
+Metrics = dict[str, jax.Array]
+Normalize = Callable[[jax.Array], jax.Array]
+
+
+@chex.dataclass(frozen=True)
+class TrainState:
+    """All that a step changes, and so all that a checkpoint holds.
+
+    Attributes:
+        step: how many steps have been taken, int32.
+        params: the model's parameters.
+        batch_stats: the running statistics of its batch norms (empty if it has none).
+        opt_state: the optimiser's state; with momentum, a tree like ``params``.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The model's variables, as ``model.apply`` takes them."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def init_state(
+    model: Classifier,
+    optimizer: optax.GradientTransformation,
+    image_shape: Sequence[int],
+    *,
+    seed: int = 0,
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+        model: the network.
+        optimizer: the optimiser.
+        image_shape: ``(1, H, W, C)``.
+        seed: of the initial weights.
+    """
+    images = jnp.zeros(image_shape, model.param_dtype)
+    variables = jax.jit(model.init)(jax.random.key(seed), images)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=jax.jit(optimizer.init)(variables["params"]),
+    )
+
+
+def normalizer(mean: Sequence[float], std: Sequence[float]) -> Normalize:
+    """``ToTensor`` and ``Normalize`` of torchvision: uint8 to float32, on the device.
+
+    Args:
+        mean: of each channel, of values in 0 to 1 (or one for all channels).
+        std: likewise.
+
+    Returns:
+        A function of images ``[N, H, W, C]``.
+    """
+
+    def normalize(images: jax.Array) -> jax.Array:
+        scaled = images.astype(jnp.float32) / 255
+        return (scaled - jnp.asarray(mean)) / jnp.asarray(std)
+
+    return normalize
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
+    """``torch.nn.functional.cross_entropy`` of each example, ``[N]``, in at least float32.
+
+    Args:
+        logits: ``[N, num_classes]``.
+        labels: ``[N]``, integers.
+        label_smoothing: the part of the target that is spread evenly over all classes.
+    """
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
+
+
+def in_top_k(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
+    """Whether each example's label is among the ``k`` highest logits, ``[N]`` float32.
+
+    Of equal logits the lower class ranks higher, so that each example has ``k`` guesses and no
+    more; a label whose logit is NaN never counts.
+    """
+    own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+    classes = jnp.arange(logits.shape[-1])
+    better = ~(logits <= own) | ((logits == own) & (classes < labels[:, None]))
+    return jnp.float32(jnp.sum(better, axis=-1) < k)
+
+
+def _scores(logits: jax.Array, labels: jax.Array) -> Metrics:
+    """Loss and accuracy of each example, ``[N]``."""
+    return {
+        "loss": cross_entropy(logits, labels),
+        "top1": in_top_k(logits, labels, 1),
+        "top5": in_top_k(logits, labels, 5),
+    }
+
+
+def make_train_step(
+    model: Classifier,
+    optimizer: optax.GradientTransformation,
+    *,
+    normalize: Normalize = lambda images: images,
+    label_smoothing: float = 0.0,
+    seed: int = 0,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Makes the training step of a model.
+
+    Args:
+        model: the network.
+        optimizer: the optimiser.
+        normalize: from the batch's images to what the model wants.
+        label_smoothing: see :func:`cross_entropy`.
+        seed: of dropout, with the step's number and the replica's.
+
+    Returns:
+        ``train_step(state, batch, *, axis_name="batch") -> (state, metrics)``. The batch is one
+        replica's ``image`` ``[N, H, W, C]`` and ``label`` ``[N]``; replicas meet along
+        ``axis_name`` (None: there is one only), where gradients, metrics and running statistics
+        are averaged. Metrics are ``loss``, ``top1`` and ``top5``, means over the batch of all
+        replicas before the update.
+    """
+
+    def train_step(
+        state: TrainState, batch: Batch, *, axis_name: str | None = "batch"
+    ) -> tuple[TrainState, Metrics]:
+        replica = 0 if axis_name is None else lax.axis_index(axis_name)
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), state.step), replica)
+        images, labels = normalize(batch["image"]), batch["label"]
+
+        def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+            logits, mutated = model.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                images,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": key},
+            )
+            loss = jnp.mean(cross_entropy(logits, labels, label_smoothing))
+            return loss, (logits, mutated.get("batch_stats", {}))
+
+        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, (logits, batch_stats)), grads = grad_fn(state.params)
+        scores = {name: jnp.mean(score) for name, score in _scores(logits, labels).items()}
+        metrics = scores | {"loss": loss}
+        if axis_name is not None:
+            grads, batch_stats, metrics = lax.pmean((grads, batch_stats, metrics), axis_name)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        new_state = TrainState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+        )
+        return new_state, metrics
+
+    return train_step
+
+
+def make_eval_step(
+    model: Classifier, *, normalize: Normalize = lambda images: images
+) -> Callable[..., Metrics]:
+    """Makes the evaluation step of a model.
+
+    Args:
+        model: the network.
+        normalize: from the batch's images to what the model wants.
+
+    Returns:
+        ``eval_step(variables, batch, *, axis_name="batch") -> sums``. The batch has ``mask``
+        ``[N]`` too: 1 for examples that count, 0 for padding. The sums, over all replicas, are
+        ``loss``, ``top1``, ``top5`` and ``examples``.
+    """
+
+    def eval_step(
+        variables: Mapping[str, Any], batch: Batch, *, axis_name: str | None = "batch"
+    ) -> Metrics:
+        logits = model.apply(variables, normalize(batch["image"]))
+        counts = batch["mask"] > 0
+        sums = {
+            # where, not a product: a NaN on padding must not spoil the sum
+            name: jnp.sum(jnp.where(counts, score, 0))
+            for name, score in _scores(logits, batch["label"]).items()
+        }
+        sums["examples"] = jnp.sum(counts, dtype=jnp.int32)
+        return sums if axis_name is None else lax.psum(sums, axis_name)
+
+    return eval_step

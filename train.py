@@ -1,0 +1,51 @@
+"""Trains a network: ``python train.py --config configs/resnet18.py:digits``."""
+
+from collections.abc import Sequence
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from jaxcnn.training import main as training
+
+FLAGS = flags.FLAGS
+config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "The config file, with a dataset after a colon if it is not to be the file's own "
+    "(configs/resnet18.py:digits). Each key is a flag too: --config.batch_size=128.",
+    lock_config=True,
+)
+flags.DEFINE_string(
+    "workdir",
+    None,
+    "Where metrics and checkpoints go; a run that is there already goes on. "
+    "By default a new folder under runs/.",
+)
+flags.DEFINE_string(
+    "data_dir", None, "Where tfds datasets are prepared. By default ~/tensorflow_datasets."
+)
+flags.DEFINE_string(
+    "coordinator_address",
+    None,
+    "host:port of process 0, where several processes train together. "
+    "TPU pods and Slurm need none of these three flags.",
+)
+flags.DEFINE_integer("num_processes", None, "How many processes train together.")
+flags.DEFINE_integer("process_id", None, "The number of this process, from 0.")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Does what the flags ask for; gives the exit status."""
+    return training.main(
+        argv[1:],
+        config=lambda: FLAGS.config,
+        workdir=FLAGS.workdir,
+        data_dir=FLAGS.data_dir,
+        coordinator_address=FLAGS.coordinator_address,
+        num_processes=FLAGS.num_processes,
+        process_id=FLAGS.process_id,
+    )
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=training.parse_flags)
