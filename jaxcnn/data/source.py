@@ -47,7 +47,7 @@ class Source:
             known = ", ".join(builder.info.splits)
             raise UserError(
                 f"The dataset {name} has no split {split!r}; it has {known}, and parts of them "
-                f"such as 'train[:90%]' (config.train_split, config.eval_split)."
+                f"such as 'train[:90%]' (config.train_split, config.eval.split)."
             ) from error
         self.features = builder.info.features
         self.image_key, self.label_key = _supervised_keys(name, self.features)

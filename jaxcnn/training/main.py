@@ -29,9 +29,12 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         sys.exit(0)
     try:
         return flags.FLAGS(list(argv))
-    # config_flags reads the config file and sets its keys here: whatever the file or a value of
+    # config_flags runs the config file and sets its keys here: whatever the file or a value of
     # the wrong type raises is the user's to mend.
     except Exception as error:
+        if isinstance(error, AttributeError) and isinstance(error.args[0], KeyError):
+            key = error.args[0].args[0].strip("'")
+            sys.exit(_refuse(f"There is no config key {key!r}; the README lists them."))
         sys.exit(_refuse(f"{one_sentence(error)} See python train.py --help."))
 
 
@@ -49,7 +52,7 @@ def main(
 
     Args:
         arguments: what is no flag.
-        config: gives the value of ``--config``; raises where the file cannot be read.
+        config: gives the value of ``--config``.
         workdir: the flag; None: a new folder.
         data_dir: the flag.
         coordinator_address: the flag.
@@ -88,16 +91,17 @@ def _refuse(sentence: str) -> int:
 
 
 def _read_config(config: "Callable[[], ConfigDict | None]") -> "ConfigDict":
-    try:
-        value = config()
-    except OSError as error:
-        raise UserError(
-            "The config file cannot be read; give a file of configs/, such as "
-            "--config configs/resnet18.py, with a dataset after a colon if you like."
-        ) from error
+    from ml_collections import ConfigDict
+
+    value = config()
     if value is None:
         raise UserError(
             "There is no --config; give one, such as --config configs/resnet18.py:digits."
+        )
+    if not isinstance(value, ConfigDict):  # config_flags puts off the error of a missing file
+        raise UserError(
+            "The file of --config is not there, or cannot be read; give one of configs/, such as "
+            "--config configs/resnet18.py, with a dataset after a colon if you like."
         )
     return value
 

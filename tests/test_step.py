@@ -1,0 +1,183 @@
+"""The step: what it computes, and that replicas agree."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import torchvision
+from flax import jax_utils
+from flax import linen as nn
+
+from jaxcnn import models
+from jaxcnn.models import layers
+from jaxcnn.training.optimizer import sgd
+from jaxcnn.training.step import (
+    cross_entropy,
+    in_top_k,
+    init_state,
+    make_eval_step,
+    make_train_step,
+    normalizer,
+)
+
+
+def batch(count: int, seed: int = 0, size: int = 32, channels: int = 1) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {
+        "image": rng.standard_normal((count, size, size, channels)).astype(np.float32),
+        "label": rng.integers(0, 10, count).astype(np.int32),
+    }
+
+
+def shard(tree, devices: int = 4):
+    return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), tree)
+
+
+def test_the_tests_have_four_devices():
+    assert jax.local_device_count() == 4
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_is_torchs(smoothing):
+    rng = np.random.default_rng(0)
+    logits, labels = rng.standard_normal((6, 9)).astype(np.float32) * 5, rng.integers(0, 9, 6)
+    reference = torch.nn.functional.cross_entropy(
+        torch.from_numpy(logits),
+        torch.from_numpy(labels),
+        label_smoothing=smoothing,
+        reduction="none",
+    )
+    np.testing.assert_allclose(cross_entropy(logits, labels, smoothing), reference, rtol=1e-5)
+
+
+def test_cross_entropy_of_bfloat16_logits_is_float32():
+    logits = jnp.ones((2, 3), jnp.bfloat16)
+    assert cross_entropy(logits, jnp.array([0, 1])).dtype == jnp.float32
+
+
+def test_top_k_counts_a_label_among_the_k_highest():
+    logits = jnp.array([[0.1, 0.5, 0.3, 0.2], [0.1, 0.5, 0.3, 0.2]])
+    labels = jnp.array([1, 3])
+    assert in_top_k(logits, labels, 1).tolist() == [1, 0]
+    assert in_top_k(logits, labels, 2).tolist() == [1, 0]
+    assert in_top_k(logits, labels, 3).tolist() == [1, 1]
+
+
+def test_a_network_that_says_nothing_is_right_k_times_in_n():
+    labels = jnp.arange(10)
+    assert in_top_k(jnp.zeros((10, 10)), labels, 1).sum() == 1
+    assert in_top_k(jnp.zeros((10, 10)), labels, 5).sum() == 5
+    assert in_top_k(jnp.full((10, 10), jnp.nan), labels, 5).sum() == 0
+
+
+def test_normalizer_is_to_tensor_and_normalize_of_torchvision():
+    image = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    reference = torchvision.transforms.functional.normalize(
+        torchvision.transforms.functional.to_tensor(image), mean, std
+    )
+    ours = normalizer(mean, std)(image[None])[0]
+    assert ours.dtype == jnp.float32
+    np.testing.assert_allclose(ours, reference.permute(1, 2, 0), rtol=1e-5, atol=1e-6)
+
+
+def train(model, data, steps: int = 3, devices: int | None = None, size: int = 32):
+    optimizer = sgd(0.05, momentum=0.9, weight_decay=1e-4)
+    state = init_state(model, optimizer, (1, size, size, 1))
+    step = make_train_step(model, optimizer)
+    if devices:
+        state, data = jax_utils.replicate(state, jax.devices()[:devices]), shard(data, devices)
+        step = jax.pmap(step, axis_name="batch", devices=jax.devices()[:devices])
+    else:
+        step = jax.jit(functools.partial(step, axis_name=None))
+    for _ in range(steps):
+        state, metrics = step(state, data)
+    if devices:
+        for leaf in jax.tree.leaves(state):
+            assert all((replica == leaf[0]).all() for replica in leaf[1:])
+        state, metrics = jax.tree.map(lambda leaf: leaf[0], (state, metrics))
+    return jax.device_get((state, metrics))
+
+
+def assert_close(a, b, tolerance: float = 1e-5) -> None:
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0, atol=tolerance), a, b)
+
+
+def test_four_replicas_without_batch_norm_equal_one():
+    model, data = models.lenet5(), batch(16)
+    (four, metrics), (one, reference) = train(model, data, devices=4), train(model, data)
+    assert_close((four, metrics), (one, reference))
+    assert four.step == 3
+
+
+class TinyNet(layers.Classifier):
+    """A convolution, a norm, a layer: enough to see whose statistics are used."""
+
+    norm_layer: layers.LayerFactory = layers.BatchNorm
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = layers.Conv(8, 3, stride=2, name="conv")(x)
+        x = nn.relu(self.norm_layer(name="bn")(x, train))
+        return layers.Linear(self.num_classes, name="fc")(x.mean((1, 2)))
+
+
+SYNCHRONISED = functools.partial(layers.BatchNorm, axis_name="batch")
+
+
+def test_four_replicas_with_synchronised_batch_norm_equal_one():
+    four = train(TinyNet(norm_layer=SYNCHRONISED), batch(16), devices=4)
+    assert_close(four, train(TinyNet(), batch(16)))
+
+
+def test_a_replica_normalises_with_its_own_batch_unless_synchronised():
+    data = batch(16)
+    data["image"] *= np.arange(1, 17, dtype=np.float32)[:, None, None, None]  # unequal replicas
+    (four, _), (one, _) = train(TinyNet(), data, devices=4), train(TinyNet(), data)
+    assert np.abs(four.params["conv"]["kernel"] - one.params["conv"]["kernel"]).max() > 1e-3
+
+
+def test_bfloat16_computes_so_and_keeps_float32_state():
+    state, metrics = train(TinyNet(dtype=jnp.bfloat16), batch(8))
+    reference, reference_metrics = train(TinyNet(), batch(8))
+    assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.opt_state))} <= {
+        np.dtype("float32"),
+        np.dtype("int32"),
+    }
+    assert metrics["loss"].dtype == np.float32
+    assert metrics["loss"] != reference_metrics["loss"]
+    assert_close((state, metrics), (reference, reference_metrics), 0.02)
+
+
+def test_evaluation_counts_what_the_mask_lets_through():
+    model = models.lenet5()
+    data = batch(8)
+    variables = model.init(jax.random.key(0), data["image"])
+    step = jax.jit(functools.partial(make_eval_step(model), axis_name=None))
+    whole = step(variables, data | {"mask": np.ones(8, np.float32)})
+    spoilt = data["image"].copy()
+    spoilt[5:] = np.nan  # padding may hold anything
+    mask = np.float32([1, 1, 1, 1, 1, 0, 0, 0])
+    part = step(variables, {**data, "image": spoilt, "mask": mask})
+    first = step(variables, {k: v[:5] for k, v in data.items()} | {"mask": np.ones(5, np.float32)})
+    assert (whole["examples"], part["examples"]) == (8, 5)
+    assert_close(part, first)
+
+
+def test_evaluation_sums_over_replicas():
+    model = models.lenet5()
+    data = batch(8) | {"mask": np.float32([1, 1, 1, 1, 1, 1, 1, 0])}
+    variables = model.init(jax.random.key(0), data["image"])
+    alone = jax.jit(functools.partial(make_eval_step(model), axis_name=None))(variables, data)
+    replicas = jax.pmap(make_eval_step(model), axis_name="batch")(
+        jax_utils.replicate(variables), shard(data)
+    )
+    assert_close(jax.tree.map(lambda leaf: leaf[0], replicas), alone)
+
+
+def test_labels_of_fewer_than_five_classes_are_always_in_the_top_five():
+    assert in_top_k(jnp.zeros((2, 3)), jnp.array([0, 2]), 5).tolist() == [1, 1]
