@@ -3,17 +3,17 @@
 import os
 import pathlib
 import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
 
+# Before TensorFlow: both bring an LLVM, and the other order aborts the process.
+import torchvision  # noqa: F401
+from processes import DEVICES, ROOT, start_train
+
 # Before a test imports JAX: tests are for CPUs, and replicas need four of them in one process.
-DEVICES = "--xla_force_host_platform_device_count"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=4"
-
-ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="session")
@@ -41,15 +41,3 @@ def train(data_dir: str) -> Run:
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
     return run
-
-
-def start_train(*flags: str, data_dir: str, devices: int = 1, **kwargs) -> subprocess.Popen[str]:
-    """Starts ``python train.py`` on so many CPU devices."""
-    return subprocess.Popen(
-        [sys.executable, ROOT / "train.py", f"--data_dir={data_dir}", *flags],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"XLA_FLAGS": f"{DEVICES}={devices}"},
-        **({"cwd": ROOT} | kwargs),
-    )

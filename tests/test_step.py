@@ -121,7 +121,7 @@ class TinyNet(layers.Classifier):
 
     @nn.compact
     def __call__(self, x, train=False):
-        x = layers.Conv(8, 3, stride=2, name="conv")(x)
+        x = layers.Conv(8, 3, stride=2, use_bias=False, name="conv")(x)
         x = nn.relu(self.norm_layer(name="bn")(x, train))
         return layers.Linear(self.num_classes, name="fc")(x.mean((1, 2)))
 

@@ -67,20 +67,32 @@ class Source:
         return [self._records[int(index)] for index in indices]
 
 
-def open_source(name: str, split: str, data_dir: str | None = None) -> Source:
+def open_source(name: str, split: str | None, data_dir: str | None = None) -> Source:
     """Opens a split of a dataset; downloads and prepares the dataset if tfds can.
 
     Args:
         name: ``"digits"``, or a tfds dataset (``"cifar10"``, ``"imagenet2012"``,
             ``"oxford_flowers102:2.1.1"``).
-        split: in tfds's notation.
+        split: in tfds's notation (``"train"``, ``"train[:90%]"``); None: the validation split, or
+            else the test split.
         data_dir: where prepared datasets are; None: tfds's own default.
 
     Raises:
         UserError: for an unknown dataset or split, for one that must be prepared by hand, and
             when preparing fails.
     """
-    return Source(_prepared_builder(name, data_dir), split)
+    builder = _prepared_builder(name, data_dir)
+    if split is None:
+        # The labels of ImageNet's test split, and of others like it, are not published.
+        known = [name for name in ("validation", "test") if name in builder.info.splits]
+        if not known:
+            raise UserError(
+                f"The dataset {name!r} has neither a validation nor a test split; set "
+                f"--config.eval.split to a part of another, such as 'train[90%:]', and "
+                f"--config.train_split to the rest."
+            )
+        split = known[0]
+    return Source(builder, split)
 
 
 def _prepared_builder(name: str, data_dir: str | None) -> Any:

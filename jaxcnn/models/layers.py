@@ -29,6 +29,9 @@ from jaxcnn.errors import UserError
 Size = int | tuple[int, int]
 LayerFactory = Callable[..., nn.Module]
 
+# Pixels of an output map up to which a convolution on a CPU is a product of patches.
+SMALL_MAP = 4
+
 # torch's default for convolutions and linear layers: kaiming_uniform_(a=sqrt(5)), which is
 # uniform within 1 / sqrt(fan_in).
 torch_default_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -139,7 +142,7 @@ class Conv(Module):
         where = ".".join(self.path)
         window = [d * (k - 1) + 1 for d, k in zip(_pair(self.dilation), kernel.shape, strict=False)]
         _check_window(x, window, _pair(self.padding), repr(where))
-        y = _convolve(
+        y = convolve(
             x,
             kernel,
             stride=_pair(self.stride),
@@ -150,7 +153,7 @@ class Conv(Module):
         return y if bias is None else y + bias
 
 
-def _convolve(
+def convolve(
     x: jax.Array,
     kernel: jax.Array,
     *,
@@ -159,10 +162,10 @@ def _convolve(
     dilation: tuple[int, int],
     groups: int,
 ) -> jax.Array:
-    """Convolves ``[N, H, W, C]`` with ``[kh, kw, C / groups, features]``.
+    """Convolves ``[N, H, W, C]`` with ``[kh, kw, C / groups, features]``, as torch does.
 
-    XLA's convolution on a CPU is 20 to 50 times slower than a matrix product where the output
-    map has a few pixels only, and up to 3 times where the kernel has one
+    XLA's convolution on a CPU is 7 to 20 times slower than a matrix product where the output
+    map has a few pixels only, and up to twice as slow where the kernel has one
     (``benchmarks/convolution.py``), so these are matrix products of the image's patches there.
     """
     height, width = (
@@ -172,7 +175,7 @@ def _convolve(
         )
     )
     single = kernel.shape[:2] == (1, 1) and padding == (0, 0)
-    if groups == 1 and jax.default_backend() == "cpu" and (single or height * width <= 4):
+    if groups == 1 and jax.default_backend() == "cpu" and (single or height * width <= SMALL_MAP):
         x = jnp.pad(x, ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)))
         patches = [
             x[:, top : top + (height - 1) * stride[0] + 1 : stride[0]][

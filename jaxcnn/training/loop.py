@@ -11,21 +11,24 @@ import numpy as np
 from flax import jax_utils
 from ml_collections import ConfigDict
 
-from jaxcnn import models
 from jaxcnn.data import pipeline
 from jaxcnn.data.source import Source, open_source
 from jaxcnn.errors import UserError
-from jaxcnn.models.layers import BatchNorm, Classifier
 from jaxcnn.training import distributed
 from jaxcnn.training.checkpoints import Checkpoints
 from jaxcnn.training.metrics import MetricsWriter
 from jaxcnn.training.optimizer import make_schedule, sgd
 from jaxcnn.training.progress import Progress
-from jaxcnn.training.request import check_config, check_data, check_devices, claim_workdir
+from jaxcnn.training.request import (
+    AXIS,
+    check_config,
+    check_data,
+    check_devices,
+    claim_workdir,
+    model_factory,
+)
 from jaxcnn.training.signals import Stopped, StopSignals
 from jaxcnn.training.step import init_state, make_eval_step, make_train_step, normalizer
-
-AXIS = "batch"
 
 
 def train(config: ConfigDict, workdir: Path, data_dir: str | None = None) -> None:
@@ -44,7 +47,7 @@ def train(config: ConfigDict, workdir: Path, data_dir: str | None = None) -> Non
     """
     check_config(config)
     check_devices(config)
-    model_for = _model_factory(config)  # an unknown model is said before data are prepared
+    model_for = model_factory(config)
     train_source, eval_source = _open_sources(config, data_dir)
     check_data(config, train_source, eval_source)
 
@@ -173,22 +176,6 @@ def evaluate(
 
 def _pmap(step: Callable[..., Any], **kwargs: Any) -> Callable[..., Any]:
     return jax.pmap(functools.partial(step, axis_name=AXIS), axis_name=AXIS, **kwargs)
-
-
-def _model_factory(config: ConfigDict) -> Callable[[int], Classifier]:
-    """Checks the config's model and its arguments; gives it for a number of classes."""
-    arguments = {k: v for k, v in config.model_args.items() if v is not None}
-    if config.sync_batch_norm:
-        if "norm_layer" not in models.builder_arguments(config.model):
-            raise UserError(
-                f"{config.model} has no choice of norm; leave config.sync_batch_norm False."
-            )
-        arguments["norm_layer"] = functools.partial(BatchNorm, axis_name=AXIS)
-    # Under float32, None: whatever the parameters and images promote to.
-    dtype = None if config.dtype == "float32" else config.dtype
-    factory = functools.partial(models.create_model, config.model, dtype=dtype, **arguments)
-    factory(num_classes=1)
-    return lambda num_classes: factory(num_classes=num_classes)
 
 
 def _open_sources(config: ConfigDict, data_dir: str | None) -> tuple[Source, Source]:

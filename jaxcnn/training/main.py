@@ -33,8 +33,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     # the wrong type raises is the user's to mend.
     except Exception as error:
         if isinstance(error, AttributeError) and isinstance(error.args[0], KeyError):
-            key = error.args[0].args[0].strip("'")
-            sys.exit(_refuse(f"There is no config key {key!r}; the README lists them."))
+            key, _, hint = error.args[0].args[0].partition("\n")
+            sys.exit(_refuse(f"There is no config key {key}; {hint or 'the README lists them.'}"))
         sys.exit(_refuse(f"{one_sentence(error)} See python train.py --help."))
 
 
@@ -63,6 +63,7 @@ def main(
         0: trained; 2: the request was wrong, and one sentence on stderr says how to mend it; 128
         and the signal's number (143 for SIGTERM): told to stop, state saved.
     """
+    from jaxcnn.training import distributed, request
     from jaxcnn.training.signals import Stopped
 
     logging.set_verbosity(logging.ERROR)  # or every library tells of its day
@@ -70,11 +71,14 @@ def main(
         if arguments:
             raise UserError(f"{arguments[0]!r} is no flag; see python train.py --help.")
         settings = _read_config(config)
-        from jaxcnn.training import distributed
+        distributed.initialize(coordinator_address, num_processes, process_id)
+        request.check_config(settings)
+        request.check_devices(settings)
+        request.model_factory(settings)
+        folder = Path(workdir) if workdir else _new_workdir(settings)
+        # TensorFlow comes with it: a mistake above is answered sooner.
         from jaxcnn.training.loop import train
 
-        distributed.initialize(coordinator_address, num_processes, process_id)
-        folder = Path(workdir) if workdir else _new_workdir(settings)
         train(settings, folder, data_dir)
     except UserError as error:
         return _refuse(str(error))

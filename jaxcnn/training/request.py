@@ -1,17 +1,25 @@
 """Whether a request makes sense, before anything is computed or written."""
 
+import functools
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from ml_collections import ConfigDict
 
+from jaxcnn import models
 from jaxcnn.data.presets import EVAL_CROPS, FITS, TRAIN_CROPS
-from jaxcnn.data.source import Source
 from jaxcnn.errors import UserError
+from jaxcnn.models.layers import BatchNorm, Classifier
 from jaxcnn.training.optimizer import SCHEDULES
+
+if TYPE_CHECKING:
+    from jaxcnn.data.source import Source
+
+AXIS = "batch"  # along which replicas meet
 
 # Keys that a run may change when it goes on: they do not touch what has been computed so far.
 _FREE_KEYS = {
@@ -88,6 +96,26 @@ def check_config(config: ConfigDict) -> None:
         )
 
 
+def model_factory(config: ConfigDict) -> Callable[[int], Classifier]:
+    """The config's model for a number of classes.
+
+    Raises:
+        UserError: for an unknown model, or arguments that it does not take.
+    """
+    arguments = {k: v for k, v in config.model_args.items() if v is not None}
+    if config.sync_batch_norm:
+        if "norm_layer" not in models.builder_arguments(config.model):
+            raise UserError(
+                f"{config.model} has no choice of norm; leave config.sync_batch_norm False."
+            )
+        arguments["norm_layer"] = functools.partial(BatchNorm, axis_name=AXIS)
+    # Under float32, None: whatever the parameters and images promote to.
+    dtype = None if config.dtype == "float32" else config.dtype
+    factory = functools.partial(models.create_model, config.model, dtype=dtype, **arguments)
+    factory(num_classes=1)
+    return lambda num_classes: factory(num_classes=num_classes)
+
+
 def check_devices(config: ConfigDict) -> None:
     """Checks that the devices divide the batch.
 
@@ -102,7 +130,7 @@ def check_devices(config: ConfigDict) -> None:
         )
 
 
-def check_data(config: ConfigDict, train: Source, evaluation: Source) -> None:
+def check_data(config: ConfigDict, train: "Source", evaluation: "Source") -> None:
     """Checks that a config fits its data.
 
     Raises:
