@@ -63,7 +63,7 @@ def convolutions(draw):
     return arguments, size, groups * draw(st.integers(1, 3)), groups * draw(st.integers(1, 3))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(convolutions(), st.booleans())
 def test_conv_and_its_gradients_equal_torchs(case, bias):
     arguments, size, channels, features = case
@@ -97,7 +97,7 @@ def windows(draw):
     return size, kernel, draw(st.integers(1, 4)), padding
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(windows(), st.booleans(), st.booleans())
 def test_pooling_equals_torchs(window, ceil_mode, count_include_pad):
     size, kernel, stride, padding = window

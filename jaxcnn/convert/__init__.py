@@ -1,14 +1,24 @@
-"""PyTorch weights to Flax variables and back.
+"""PyTorch weights to Flax variables and back, without PyTorch.
 
 Example::
 
     from jaxcnn import convert, models
 
-    model = models.resnet18()
-    variables = convert.from_torch(torch_model.state_dict(), model)
-    torch_model.load_state_dict(convert.to_torch(variables))  # after torch.from_numpy on each
+    state_dict = convert.load_checkpoint("resnet18.pth")  # {name: np.ndarray}; runs nothing
+    variables = convert.from_torch(state_dict, models.resnet18())
+    convert.save_torch("resnet18.safetensors", variables)
 """
 
+from jaxcnn.convert.checkpoint import load, load_checkpoint, save, save_torch
 from jaxcnn.convert.state_dict import from_torch, to_torch
+from jaxcnn.convert.unpickler import CheckpointError
 
-__all__ = ["from_torch", "to_torch"]
+__all__ = [
+    "CheckpointError",
+    "from_torch",
+    "load",
+    "load_checkpoint",
+    "save",
+    "save_torch",
+    "to_torch",
+]

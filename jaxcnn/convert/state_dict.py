@@ -17,7 +17,9 @@ torch                               Flax                                  axes
 ==================================  ====================================  ======================
 """
 
-from collections.abc import Mapping
+import functools
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from jaxcnn.errors import UserError
+from jaxcnn.errors import UserError, suggest
 from jaxcnn.models.layers import Classifier
 
 Path = tuple[str, ...]
@@ -42,6 +44,11 @@ _LEAF_NAMES = {
 _TO_TORCH_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
 _TO_FLAX_AXES = {rank: tuple(np.argsort(axes)) for rank, axes in _TO_TORCH_AXES.items()}
 _COUNTER = "num_batches_tracked"
+# What torchvision has renamed over the years, in files that are still about.
+_OLD_SPELLINGS = [
+    # DenseNet: denselayer1.norm.1.weight
+    (re.compile(r"^(.*denselayer\d+\.(?:norm|conv))\.(\d+\.)"), r"\1\2"),
+]
 
 
 def _torch_name(path: Path) -> str:
@@ -62,18 +69,29 @@ def _torch_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(shape[axis] for axis in _TO_TORCH_AXES[len(shape)])
 
 
-def from_torch(state_dict: Mapping[str, Any], model: Classifier) -> dict[str, Any]:
+def from_torch(
+    state_dict: Mapping[str, Any],
+    model: Classifier,
+    *,
+    skip: Sequence[str] = (),
+    rng: jax.Array | None = None,
+) -> dict[str, Any]:
     """Flax variables of ``model`` with the values of a torch state dict.
 
     Args:
-        state_dict: what ``torch_model.state_dict()`` gives: arrays (or tensors on the CPU) by
-            torch's names. ``num_batches_tracked`` may be there or not.
+        state_dict: what ``torch_model.state_dict()`` or :func:`jaxcnn.convert.load_checkpoint`
+            gives: arrays (or tensors on the CPU) by torch's names. ``num_batches_tracked`` may be
+            there or not; ``module.`` or ``_orig_mod.`` in front of all names (DataParallel,
+            ``torch.compile``) and old spellings of torchvision's are understood.
         model: the network. The number of input channels is read from its stem's kernel in the
             state dict, other shapes from the model at its default input size.
+        skip: modules whose values in the state dict, if any, are left out: ``("fc",)`` for a head
+            of another size. They are newly initialised.
+        rng: key for their initial values.
 
     Returns:
-        ``{"params": ..., "batch_stats": ...}`` of JAX arrays: the state dict's values and dtypes
-        exactly (float64 stays float64 only with ``jax_enable_x64``).
+        ``{"params": ..., "batch_stats": ...}`` of JAX arrays: copies with the state dict's values
+        and dtypes exactly (float64 stays float64 only with ``jax_enable_x64``).
 
     Raises:
         UserError: when names or shapes are not the model's; one message lists them all.
@@ -81,38 +99,80 @@ def from_torch(state_dict: Mapping[str, Any], model: Classifier) -> dict[str, An
     Example::
 
         variables = from_torch(torchvision.models.resnet18().state_dict(), models.resnet18())
+
+        ten_classes = models.resnet18(num_classes=10)
+        variables = from_torch(state_dict, ten_classes, skip=("fc",), rng=jax.random.key(0))
     """
-    arrays = {
-        name: np.asarray(value)
-        for name, value in state_dict.items()
-        if name.rpartition(".")[2] != _COUNTER
-    }
+    if skip and rng is None:
+        raise UserError(
+            f"What is skipped ({', '.join(skip)}) is newly initialised; give rng=jax.random.key(0)."
+        )
+    arrays = _cleaned(state_dict)
     stem = arrays.get(f"{model.stem}.weight")
     channels = stem.shape[1] if stem is not None and stem.ndim == 4 else 3
-    images = jax.ShapeDtypeStruct((1, model.input_size, model.input_size, channels), jnp.float32)
-    expected = traverse_util.flatten_dict(
-        jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)), images)
-    )
-
+    expected = _expected_shapes(model, channels)
     names = {path: _torch_name(path) for path in expected}
-    problems = [f"missing {name}" for name in names.values() if name not in arrays]
-    problems += [f"unexpected {name}" for name in sorted(arrays.keys() - set(names.values()))]
+
+    def skipped(name: str) -> bool:
+        return any(name.startswith(f"{module}.") for module in skip)
+
+    for module in skip:
+        if not any(name.startswith(f"{module}.") for name in names.values()):
+            known = sorted({name.partition(".")[0] for name in names.values()})
+            raise UserError(
+                f"There is no module {module!r} to skip in this {type(model).__name__}; "
+                f"{suggest(module, known)}"
+            )
+    arrays = {name: array for name, array in arrays.items() if not skipped(name)}
+    wanted = {path: name for path, name in names.items() if not skipped(name)}
+    problems = [f"missing {name}" for name in wanted.values() if name not in arrays]
+    problems += [f"unexpected {name}" for name in arrays.keys() - set(wanted.values())]
     problems += [
         f"{name} has shape {arrays[name].shape} where the model has {shape}"
-        for path, name in names.items()
-        if name in arrays
-        and arrays[name].shape != (shape := _torch_shape(path, expected[path].shape))
+        for path, name in wanted.items()
+        if name in arrays and arrays[name].shape != (shape := _torch_shape(path, expected[path]))
     ]
     if problems:
         raise UserError(
-            f"The state dict is not one of this {type(model).__name__}: {'; '.join(problems)}."
+            f"The state dict is not one of this {type(model).__name__}: "
+            f"{'; '.join(sorted(problems))}."
         )
-    return traverse_util.unflatten_dict(
-        {
-            path: jnp.asarray(_transposed(arrays[name], path, _TO_FLAX_AXES))
-            for path, name in names.items()
-        }
-    )
+    leaves = {path: _owned(_to_flax(arrays[name], path)) for path, name in wanted.items()}
+    leaves = jax.device_put(leaves)
+    if skip:
+        images = jnp.zeros((1, model.input_size, model.input_size, channels))
+        fresh = traverse_util.flatten_dict(jax.jit(model.init)(rng, images))
+        leaves |= {path: fresh[path] for path in names.keys() - wanted.keys()}
+    return traverse_util.unflatten_dict(leaves)
+
+
+def _cleaned(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The state dict under torchvision's names of today."""
+    names = [n for n in state_dict if n.rpartition(".")[2] != _COUNTER and n != "n_averaged"]
+    values = {name: state_dict[name] for name in names}
+    for prefix in ("module.", "_orig_mod.") * 2:  # either may be around the other
+        if values and all(name.startswith(prefix) for name in values):
+            values = {name.removeprefix(prefix): value for name, value in values.items()}
+    for pattern, replacement in _OLD_SPELLINGS:
+        values = {pattern.sub(replacement, name): value for name, value in values.items()}
+    return {name: np.asarray(value) for name, value in values.items()}
+
+
+@functools.lru_cache(maxsize=8)
+def _expected_shapes(model: Classifier, channels: int) -> dict[Path, tuple[int, ...]]:
+    images = jax.ShapeDtypeStruct((1, model.input_size, model.input_size, channels), jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    variables = traverse_util.flatten_dict(jax.eval_shape(model.init, key, images))
+    return {path: leaf.shape for path, leaf in variables.items()}
+
+
+def _to_flax(array: np.ndarray, path: Path) -> np.ndarray:
+    return _transposed(array, path, _TO_FLAX_AXES)
+
+
+def _owned(array: np.ndarray) -> np.ndarray:
+    """The array, or a copy if JAX on a CPU would go on using its memory, which is another's."""
+    return array.copy() if array.flags.c_contiguous else array
 
 
 def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -1,0 +1,137 @@
+"""The safetensors format: a JSON header of names, dtypes, shapes and offsets, then the bytes.
+
+Of our own because the ``safetensors`` package has no bfloat16 or float8 for numpy, and reads a
+file into memory. What is written here is read by that package, and the other way round.
+"""
+
+import json
+import math
+import os
+import struct
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from jaxcnn.convert.unpickler import CheckpointError
+
+_DTYPES: dict[str, np.dtype] = {
+    name: np.dtype(dtype)
+    for name, dtype in {
+        "F64": np.float64,
+        "F32": np.float32,
+        "F16": np.float16,
+        "BF16": ml_dtypes.bfloat16,
+        "I64": np.int64,
+        "I32": np.int32,
+        "I16": np.int16,
+        "I8": np.int8,
+        "U64": np.uint64,
+        "U32": np.uint32,
+        "U16": np.uint16,
+        "U8": np.uint8,
+        "BOOL": np.bool_,
+        "C64": np.complex64,
+        "F8_E4M3": ml_dtypes.float8_e4m3fn,
+        "F8_E5M2": ml_dtypes.float8_e5m2,
+        "F8_E8M0": ml_dtypes.float8_e8m0fnu,
+    }.items()
+}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_MAX_HEADER = 100_000_000  # the package's own limit
+_ALIGNMENT = 64
+
+
+def read_safetensors(data: np.ndarray, where: str) -> dict[str, np.ndarray]:
+    """The tensors of a file, as views of it.
+
+    Args:
+        data: the file, ``[n]`` uint8.
+        where: how errors name it.
+
+    Raises:
+        CheckpointError: if it is damaged.
+    """
+
+    def damaged(what: str) -> CheckpointError:
+        return CheckpointError(f"{where} is damaged: {what}.")
+
+    length = struct.unpack("<Q", data[:8].tobytes())[0] if data.size >= 8 else 0
+    if not 0 < length <= min(_MAX_HEADER, data.size - 8):
+        raise damaged("its header reaches past its end")
+    try:
+        header = json.loads(data[8 : 8 + length].tobytes())
+    except (ValueError, RecursionError) as error:
+        raise damaged("its header is no JSON") from error
+    if not isinstance(header, dict):
+        raise damaged("its header is no table of tensors")
+    content = data[8 + length :]
+    header.pop("__metadata__", None)
+    return {name: _tensor(content, entry, name, damaged) for name, entry in header.items()}
+
+
+def _tensor(content: np.ndarray, entry: Any, name: str, damaged: Any) -> np.ndarray:
+    fields = entry if isinstance(entry, dict) else {}
+    shape, offsets = fields.get("shape"), fields.get("data_offsets")
+    if fields.get("dtype") not in _DTYPES:
+        raise damaged(f"{name[:100]!r} has the unknown dtype {str(fields.get('dtype'))[:20]!r}")
+    lists = isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2
+    if not lists or not all(type(n) is int and 0 <= n < 2**62 for n in (*shape, *offsets)):
+        raise damaged(f"{name[:100]!r} has no proper shape and offsets")
+    dtype = _DTYPES[fields["dtype"]]
+    start, end = offsets
+    if not start <= end <= content.size or end - start != math.prod(shape) * dtype.itemsize:
+        raise damaged(f"{name[:100]!r} has a shape of other bytes than it has")
+    if len(shape) > 32:
+        raise damaged(f"{name[:100]!r} has {len(shape)} axes")
+    return content[start:end].view(dtype).reshape(shape)
+
+
+def write_safetensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes a file that the ``safetensors`` package reads; it is there whole or not at all.
+
+    Args:
+        path: of the file; one that is there is replaced.
+        tensors: by name.
+
+    Raises:
+        CheckpointError: for a dtype that the format lacks.
+        OSError: if the file cannot be written.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    # Largest elements first, as the package does, so that every tensor is aligned.
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
+    for name, array in ordered:
+        if array.dtype not in _NAMES:
+            raise CheckpointError(f"{name!r} is {array.dtype}, which safetensors cannot hold.")
+        header[name] = {
+            "dtype": _NAMES[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [offset, offset + array.nbytes],
+        }
+        offset += array.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + 8) % _ALIGNMENT)
+
+    path = Path(path)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(struct.pack("<Q", len(text)) + text)
+            for _, array in ordered:
+                file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask

@@ -1,0 +1,488 @@
+"""The files that ``torch.save`` writes, and wrote, as numpy arrays over a memory map.
+
+* zip, since PyTorch 1.6: an archive of ``data.pkl`` and one stored member a storage.
+* legacy, before: five pickles (magic number, protocol, system, object, storage keys), then the
+  storages, each after its number of elements.
+* tar, before 0.1.10: members ``storages``, ``tensors`` and ``pickle``.
+
+A tensor is a view (offset, sizes, strides) of a storage, and a storage a part of the file: nothing
+is copied, and what would reach beyond its storage is refused.
+"""
+
+import dataclasses
+import io
+import math
+import mmap
+import pickle
+import re
+import struct
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from jaxcnn.convert.unpickler import Call, CheckpointError, Unpickler
+
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+
+_DTYPES: dict[str, Any] = {
+    "float64": np.float64,
+    "float32": np.float32,
+    "float16": np.float16,
+    "bfloat16": ml_dtypes.bfloat16,
+    "int64": np.int64,
+    "int32": np.int32,
+    "int16": np.int16,
+    "int8": np.int8,
+    "uint64": np.uint64,
+    "uint32": np.uint32,
+    "uint16": np.uint16,
+    "uint8": np.uint8,
+    "bool": np.bool_,
+    "complex64": np.complex64,
+    "complex128": np.complex128,
+    "float8_e4m3fn": ml_dtypes.float8_e4m3fn,
+    "float8_e4m3fnuz": ml_dtypes.float8_e4m3fnuz,
+    "float8_e5m2": ml_dtypes.float8_e5m2,
+    "float8_e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
+    "float8_e8m0fnu": ml_dtypes.float8_e8m0fnu,
+}
+# torch's storage classes: of which dtype their elements are (UntypedStorage: bytes).
+_STORAGES = {
+    "Double": "float64",
+    "Float": "float32",
+    "Half": "float16",
+    "BFloat16": "bfloat16",
+    "Long": "int64",
+    "Int": "int32",
+    "Short": "int16",
+    "Char": "int8",
+    "Byte": "uint8",
+    "Bool": "bool",
+    "ComplexFloat": "complex64",
+    "ComplexDouble": "complex128",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _DType:
+    """``torch.float32`` and its like in a pickle."""
+
+    dtype: np.dtype
+
+
+@dataclasses.dataclass
+class Storage:
+    """Elements one after another, the common ground of tensors that share memory.
+
+    Attributes:
+        dtype: of its elements.
+        data: its bytes, ``[n]`` uint8, over the file's memory map.
+    """
+
+    dtype: np.dtype
+    data: np.ndarray
+
+
+def tensor(
+    storage: Any,
+    offset: Any,
+    size: Any,
+    stride: Any,
+    dtype: np.dtype | None = None,
+    *,
+    where: str,
+) -> np.ndarray:
+    """The tensor that views a storage.
+
+    Args:
+        storage: the storage.
+        offset: of its first element, in elements.
+        size: its shape.
+        stride: of each axis, in elements.
+        dtype: of its elements; None: the storage's.
+        where: how errors name the file.
+
+    Raises:
+        CheckpointError: if any element lies outside the storage.
+    """
+
+    def refuse(what: str) -> CheckpointError:
+        return CheckpointError(f"{where} is damaged: a tensor has {what}.")
+
+    if not isinstance(storage, Storage):
+        raise refuse("no storage")
+    dtype = dtype or storage.dtype
+    if not _whole(offset) or not (isinstance(size, tuple) and isinstance(stride, tuple)):
+        raise refuse("no proper sizes")
+    if len(size) != len(stride) or len(size) > 32 or not all(map(_whole, (*size, *stride))):
+        raise refuse("no proper sizes")
+    count = math.prod(size)
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if count and last >= storage.data.size // dtype.itemsize:
+        raise refuse(f"elements outside its storage (shape {size}, strides {stride})")
+    if count * dtype.itemsize >= 2**62:
+        raise refuse(f"an impossible shape, {size}")
+    if not count:
+        return np.zeros(size, dtype)
+    view = np.ndarray(
+        size,
+        dtype,
+        buffer=storage.data,
+        offset=offset * dtype.itemsize,
+        strides=[step * dtype.itemsize for step in stride],
+    )
+    if last - offset + 1 < count:  # elements are shared: a write would be to several at once
+        view.setflags(write=False)
+    return view
+
+
+_BYTE = np.dtype(np.uint8)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62
+
+
+def _names(where: str) -> dict[str, Any]:
+    """What the names in the pickle of a checkpoint stand for."""
+
+    def rebuild(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> np.ndarray:
+        return tensor(storage, offset, size, stride, where=where)
+
+    def rebuild_as(
+        storage: Any, offset: Any, size: Any, stride: Any, _: Any, __: Any, dtype: Any, *___: Any
+    ) -> np.ndarray:
+        if not isinstance(dtype, _DType):
+            raise CheckpointError(f"{where} is damaged: a tensor has no dtype.")
+        return tensor(storage, offset, size, stride, dtype.dtype, where=where)
+
+    def ordered_dict(items: Any = ()) -> dict[Any, Any]:
+        pairs = items if isinstance(items, list | tuple) else ()
+        return {p[0]: p[1] for p in pairs if len(p) == 2 and isinstance(p[0], str)}
+
+    names: dict[str, Any] = {
+        "collections.OrderedDict": Call(ordered_dict),
+        "torch._utils._rebuild_tensor": Call(rebuild),
+        "torch._utils._rebuild_tensor_v2": Call(rebuild),
+        "torch._utils._rebuild_tensor_v3": Call(rebuild_as),
+        "torch._utils._rebuild_parameter": Call(lambda data, *_: data),
+        "torch._utils._rebuild_parameter_with_state": Call(lambda data, *_: data),
+        "torch.nn.parameter.Parameter": Call(lambda data, *_: data),
+        "torch.Size": Call(lambda sizes=(): sizes),
+        "torch.device": Call(lambda *_: None),
+        "torch.storage.UntypedStorage": _DType(np.dtype(np.uint8)),
+        # Settings beside the weights: they are read over.
+        "argparse.Namespace": Call(lambda *_: {}),
+    }
+    for prefix, name in _STORAGES.items():
+        names[f"torch.{prefix}Storage"] = _DType(np.dtype(_DTYPES[name]))
+    for name, dtype in _DTYPES.items():
+        names[f"torch.{name}"] = _DType(np.dtype(dtype))
+    return names
+
+
+def _storage_type(value: Any, where: str) -> np.dtype:
+    if not isinstance(value, _DType):
+        raise CheckpointError(f"{where} is damaged: a storage has no type.")
+    return value.dtype
+
+
+def _part(data: np.ndarray, start: int, count: int, dtype: np.dtype, where: str) -> np.ndarray:
+    """So many elements of a file, as bytes."""
+    end = start + count * dtype.itemsize
+    if count < 0 or end > data.size:
+        raise CheckpointError(
+            f"{where} is damaged: it ends before its tensors do; get it or save it again."
+        )
+    return data[start:end]
+
+
+def map_file(path: str) -> np.ndarray:
+    """The bytes of a file, ``[n]`` uint8; writing to them changes a copy and not the file."""
+    with open(path, "rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        if not size:
+            return np.zeros(0, np.uint8)
+        return np.frombuffer(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY), np.uint8)
+
+
+# --- zip
+
+
+def read_zip(data: np.ndarray, where: str) -> Any:
+    """The object in a file of PyTorch 1.6 or later.
+
+    Args:
+        data: the file, ``[n]`` uint8.
+        where: how errors name it.
+
+    Raises:
+        CheckpointError: if it is damaged, or no state_dict.
+    """
+    try:
+        with zipfile.ZipFile(io.BufferedReader(_Reader(data))) as archive:
+            members = {info.filename: info for info in archive.infolist()}
+    # What zipfile raises on damaged headers, as found by fuzzing.
+    except (
+        zipfile.BadZipFile,
+        NotImplementedError,
+        OverflowError,
+        ValueError,
+        EOFError,
+        OSError,
+        struct.error,
+    ) as error:
+        raise CheckpointError(f"{where} is damaged: {error}.") from error
+    folders = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
+    if len(folders) != 1:
+        raise CheckpointError(f"{where} is a zip archive, but none that torch.save wrote.")
+    (folder,) = folders
+    if f"{folder}constants.pkl" in members:
+        raise CheckpointError(
+            f"{where} holds a TorchScript program and not a state_dict; load it with torch.jit "
+            f"and save its state_dict()."
+        )
+
+    def member(name: str) -> np.ndarray:
+        info = members.get(folder + name)
+        if info is None:
+            raise CheckpointError(f"{where} is damaged: it has no member {name[:100]!r}.")
+        if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+            raise CheckpointError(
+                f"{where} has a compressed member, {name[:100]!r}, which torch.save never writes; "
+                f"unpack and save it again."
+            )
+        header = data[info.header_offset : info.header_offset + 30].tobytes()
+        if len(header) < 30 or header[:4] != b"PK\x03\x04":
+            raise CheckpointError(f"{where} is damaged: its member {name[:100]!r} is not there.")
+        name_length, extra_length = struct.unpack("<HH", header[26:])
+        start = info.header_offset + 30 + name_length + extra_length
+        return _part(data, start, info.file_size, _BYTE, where)
+
+    swap = f"{folder}byteorder" in members and member("byteorder").tobytes() == b"big"
+    storages: dict[str, Storage] = {}
+
+    def persistent_load(identifier: Any) -> Storage:
+        if not (isinstance(identifier, tuple) and len(identifier) >= 5):
+            raise CheckpointError(f"{where} is damaged: a storage has no proper identifier.")
+        kind, storage_type, key, _, count = identifier[:5]
+        if kind != "storage" or not isinstance(key, str) or not _whole(count):
+            raise CheckpointError(f"{where} is damaged: a storage has no proper identifier.")
+        dtype = _storage_type(storage_type, where)
+        if key not in storages:
+            content = member(f"data/{key}")
+            storages[key] = Storage(dtype, _native(content, dtype) if swap else content)
+        if storages[key].dtype != dtype or count * dtype.itemsize > storages[key].data.size:
+            raise CheckpointError(f"{where} is damaged: storage {key[:100]!r} is too short.")
+        return storages[key]
+
+    pickled = member("data.pkl")
+    return Unpickler(pickled.data, _names(where), persistent_load, where).load()
+
+
+def _native(content: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Elements written by a big-endian machine, in this one's byte order."""
+    if sys.byteorder == "big" or dtype.itemsize == 1 or content.size % dtype.itemsize:
+        return content
+    part = dtype.itemsize // (2 if dtype.kind == "c" else 1)
+    return content.reshape(-1, part)[:, ::-1].reshape(-1)
+
+
+class _Reader(io.RawIOBase):
+    """The bytes of an array as a file."""
+
+    def __init__(self, data: np.ndarray):
+        self._data = data
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._data.size}
+        position = base[whence] + offset
+        if position < 0:
+            raise ValueError("a position lies before the file")
+        self._position = position
+        return position
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._data[self._position : self._position + len(buffer)]
+        buffer[: content.size] = content.data
+        self._position += content.size
+        return content.size
+
+
+# --- legacy
+
+
+def is_legacy(data: np.ndarray) -> bool:
+    """Whether a file begins as the legacy format does: with the pickle of a magic number."""
+    return any(
+        data[: len(pickled)].tobytes() == pickled
+        for pickled in (pickle.dumps(_LEGACY_MAGIC, protocol) for protocol in range(6))
+    )
+
+
+def read_legacy(data: np.ndarray, where: str) -> Any:
+    """The object in a file of PyTorch before 1.6.
+
+    Args:
+        data: the file, ``[n]`` uint8.
+        where: how errors name it.
+
+    Raises:
+        CheckpointError: if it is damaged, or no state_dict.
+    """
+    names = _names(where)
+    dtypes: dict[str, np.dtype] = {}
+    storages: dict[str, Storage] = {}
+
+    def persistent_load(identifier: Any) -> Storage | None:
+        if not (isinstance(identifier, tuple) and len(identifier) in (5, 6)):
+            raise CheckpointError(f"{where} holds a whole module; save its state_dict() instead.")
+        kind, storage_type, key, _, _, *view = identifier
+        if kind != "storage" or not isinstance(key, str):
+            raise CheckpointError(f"{where} is damaged: a storage has no proper identifier.")
+        dtype = _storage_type(storage_type, where)
+        if dtypes.setdefault(key, dtype) != dtype:
+            raise CheckpointError(f"{where} is damaged: storage {key[:100]!r} has two types.")
+        if not storages:
+            return None
+        if key not in storages:
+            raise CheckpointError(f"{where} is damaged: storage {key[:100]!r} is missing.")
+        return _old_view(storages[key], view[0]) if view and view[0] else storages[key]
+
+    def _old_view(storage: Storage, view: Any) -> Storage:
+        """Of PyTorch 0.1: (its key, offset, size), in elements."""
+        if not (isinstance(view, tuple) and len(view) == 3 and all(map(_whole, view[1:]))):
+            raise CheckpointError(f"{where} is damaged: a storage's view has no proper sizes.")
+        start, size = (n * storage.dtype.itemsize for n in view[1:])
+        return Storage(storage.dtype, storage.data[start : start + size])
+
+    machine = Unpickler(data.data, names, persistent_load, where)
+    if machine.load() != _LEGACY_MAGIC:
+        raise CheckpointError(f"{where} is no file that torch.save wrote.")
+    machine.load()  # the protocol's version
+    system = machine.load()
+    if isinstance(system, dict) and system.get("little_endian") is False:
+        raise CheckpointError(
+            f"{where} was written by a big-endian machine before PyTorch 1.6; load and save it "
+            f"again with a newer PyTorch there."
+        )
+
+    # The object stands before the storages that its tensors view: it is read twice, the first
+    # time only to learn which there are.
+    begin = machine.position
+    blind = Call(lambda *_: None)
+    machine.names = {name: blind if "._rebuild" in name else v for name, v in names.items()}
+    machine.load()
+    keys = machine.load()
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise CheckpointError(f"{where} is damaged: it has no list of storages.")
+    position = machine.position
+    for key in keys:
+        if key not in dtypes or key in storages:
+            raise CheckpointError(f"{where} is damaged: it has a storage {key[:100]!r} too many.")
+        storages[key], position = _counted_storage(data, position, dtypes[key], where)
+    return Unpickler(data.data, names, persistent_load, where, begin).load()
+
+
+def _counted_storage(
+    data: np.ndarray, position: int, dtype: np.dtype, where: str
+) -> tuple[Storage, int]:
+    """A storage after its number of elements (int64), and where it ends."""
+    (count,) = struct.unpack("<q", _part(data, position, 8, _BYTE, where).tobytes())
+    content = _part(data, position + 8, count, dtype, where)
+    return Storage(dtype, content), position + 8 + content.size
+
+
+# --- tar
+
+
+def read_tar(data: np.ndarray, where: str) -> Any:
+    """The object in a file of PyTorch before 0.1.10.
+
+    Args:
+        data: the file, ``[n]`` uint8.
+        where: how errors name it.
+
+    Raises:
+        CheckpointError: if it is damaged, or no state_dict.
+    """
+    members: dict[str, np.ndarray] = {}
+    try:
+        with tarfile.open(fileobj=io.BufferedReader(_Reader(data)), mode="r:") as archive:
+            for info in archive:
+                if info.name in ("storages", "tensors", "pickle") and info.isreg():
+                    members[info.name] = _part(data, info.offset_data, info.size, _BYTE, where)
+    except (tarfile.TarError, OverflowError, ValueError, EOFError, OSError) as error:
+        raise CheckpointError(f"{where} is damaged: {error}.") from error
+    if len(members) != 3:
+        raise CheckpointError(f"{where} is a tar archive, but none that torch.save wrote.")
+
+    def machine(name: str, persistent_load: Callable[[Any], Any]) -> Unpickler:
+        return Unpickler(members[name].data, names, persistent_load, where)
+
+    def count(reader: Unpickler) -> int:
+        number = reader.load()
+        if not _whole(number) or number > len(data):
+            raise CheckpointError(f"{where} is damaged: it has no number of tensors.")
+        return number
+
+    names: dict[str, Any] = _names(where)
+    storages: dict[Any, Storage] = {}
+    content, reader = members["storages"], machine("storages", lambda _: None)
+    for _ in range(count(reader)):
+        key, _, storage_type = _triple(reader.load(), where)
+        dtype = _storage_type(storage_type, where)
+        storages[key], reader.position = _counted_storage(content, reader.position, dtype, where)
+    for view in reader.load() or ():
+        if not (isinstance(view, tuple) and len(view) == 4 and all(map(_whole, view))):
+            raise CheckpointError(f"{where} is damaged: a storage's view has no proper sizes.")
+        key, root, offset, size = view
+        if root not in storages:
+            raise CheckpointError(f"{where} is damaged: storage {root} is missing.")
+        dtype = storages[root].dtype
+        start, size = offset * dtype.itemsize, size * dtype.itemsize
+        storages[key] = Storage(dtype, storages[root].data[start : start + size])
+
+    # Old tensor classes, torch.FloatTensor, are named as storages are.
+    for prefix, name in _STORAGES.items():
+        names[f"torch.{prefix}Tensor"] = _DType(np.dtype(_DTYPES[name]))
+    tensors: dict[Any, np.ndarray] = {}
+    content, reader = members["tensors"], machine("tensors", lambda _: None)
+    for _ in range(count(reader)):
+        key, storage_key, _ = _triple(reader.load(), where)
+        position = reader.position
+        (rank,) = struct.unpack("<i", _part(content, position, 4, _BYTE, where).tobytes())
+        if not 0 <= rank <= 32:
+            raise CheckpointError(f"{where} is damaged: a tensor has {rank} axes.")
+        numbers = _part(content, position + 8, 2 * rank + 1, np.dtype(np.int64), where)
+        *axes, offset = struct.unpack(f"<{2 * rank + 1}q", numbers.tobytes())
+        reader.position = position + 8 + numbers.size
+        size, stride = tuple(axes[:rank]), tuple(axes[rank:])
+        tensors[key] = tensor(storages.get(storage_key), offset, size, stride, where=where)
+
+    def persistent_load(identifier: Any) -> Any:
+        if isinstance(identifier, str) and re.fullmatch(r"\d{1,20}", identifier, re.ASCII):
+            identifier = int(identifier)
+        if not isinstance(identifier, int) or identifier not in tensors:
+            raise CheckpointError(f"{where} is damaged: a tensor is missing.")
+        return tensors[identifier]
+
+    return machine("pickle", persistent_load).load()
+
+
+def _triple(value: Any, where: str) -> tuple[Any, Any, Any]:
+    if not (isinstance(value, tuple) and len(value) == 3 and _whole(value[0])):
+        raise CheckpointError(f"{where} is damaged: a tensor has no proper identifier.")
+    return value

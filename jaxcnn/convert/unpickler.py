@@ -1,0 +1,345 @@
+"""Reads the pickles in PyTorch's files without running anything.
+
+A pickle is a program for a stack machine, and Python's own machine lets it call any function.
+This one builds plain data (dicts, lists, tuples, numbers, strings) and calls only what its caller
+hands it by name; any other name is refused where it is named, before anything is done with it.
+"""
+
+import re
+import struct
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+from jaxcnn.errors import UserError
+
+
+class CheckpointError(UserError):
+    """A file cannot be read as a checkpoint: damaged, of another format, or not safe."""
+
+
+class Call:
+    """What ``module.name`` in a pickle stands for: a function of the pickled arguments.
+
+    Args:
+        function: called with the arguments of REDUCE; its result is data.
+    """
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: Callable[..., Any]):
+        self.function = function
+
+
+_MARK = object()
+# Each makes an object of some 60 bytes at most, out of one byte perhaps; 50,000 tensors need fewer.
+_MAX_OPERATIONS = 2_000_000
+_MAX_DIGITS = 4096  # int() of longer decimal strings is refused by Python itself
+_HASHABLE = (str, bytes, int, float, bool, type(None))
+
+
+class Unpickler:
+    """A machine for one pickle at a time out of a buffer.
+
+    Everything that it makes is bounded by the length of the buffer: strings are slices of it,
+    and no opcode makes more than a few objects.
+
+    Args:
+        buffer: the bytes.
+        names: what the names stand for: data, or a :class:`Call`.
+        persistent_load: makes the object of a persistent id.
+        where: how errors name the file.
+        position: where the pickle begins.
+
+    Attributes:
+        position: after :meth:`load`, where the pickle ended.
+        names: as given.
+    """
+
+    def __init__(
+        self,
+        buffer: Any,
+        names: Mapping[str, Any],
+        persistent_load: Callable[[Any], Any],
+        where: str,
+        position: int = 0,
+    ):
+        self.position = position
+        self._buffer = memoryview(buffer)
+        self.names = names
+        self._persistent_load = persistent_load
+        self._where = where
+
+    def load(self) -> Any:
+        """Runs the pickle that begins at ``position``.
+
+        Raises:
+            CheckpointError: for a name that is not allowed, or what is no pickle.
+        """
+        self._stack: list[Any] = []
+        self._memo: dict[int, Any] = {}
+        for _ in range(_MAX_OPERATIONS):
+            opcode = self._take(1)
+            if opcode == b".":
+                return self._pop()
+            operation = _OPERATIONS.get(opcode)
+            if operation is None:
+                raise self._error(f"opcode {opcode!r} is not one that a checkpoint needs")
+            operation(self)
+        raise self._error(f"its pickle is longer than {_MAX_OPERATIONS:,} operations")
+
+    # --- the buffer
+
+    def _error(self, what: str) -> CheckpointError:
+        return CheckpointError(f"{self._where} is no checkpoint that can be read: {what}.")
+
+    def _take(self, count: int) -> bytes:
+        end = self.position + count
+        if count < 0 or end > len(self._buffer):
+            raise CheckpointError(f"{self._where} is damaged: its pickle ends too early.")
+        data = bytes(self._buffer[self.position : end])
+        self.position = end
+        return data
+
+    def _number(self, layout: str) -> Any:
+        return struct.unpack(layout, self._take(struct.calcsize(layout)))[0]
+
+    def _line(self) -> bytes:
+        # A line is a name or a number: look no farther than one can be long.
+        window = bytes(self._buffer[self.position : self.position + 2 * _MAX_DIGITS])
+        end = window.find(b"\n")
+        if end < 0:
+            raise CheckpointError(f"{self._where} is damaged: a line in its pickle does not end.")
+        self.position += end + 1
+        return window[:end]
+
+    def _text(self, data: bytes, encoding: str = "utf-8") -> str:
+        try:
+            return data.decode(encoding, "surrogatepass" if encoding == "utf-8" else "strict")
+        except UnicodeDecodeError as error:
+            raise self._error("a string is no UTF-8") from error
+
+    # --- the stack
+
+    def _push(self, value: Any) -> None:
+        self._stack.append(value)
+
+    def _pop(self) -> Any:
+        if not self._stack or self._stack[-1] is _MARK:
+            raise self._error("its pickle takes from an empty stack")
+        return self._stack.pop()
+
+    def _pop_mark(self) -> list[Any]:
+        for index in range(len(self._stack) - 1, -1, -1):
+            if self._stack[index] is _MARK:
+                items = self._stack[index + 1 :]
+                del self._stack[index:]
+                return items
+        raise self._error("its pickle lacks a mark")
+
+    def _top(self, kind: type) -> Any:
+        if not self._stack or not isinstance(self._stack[-1], kind):
+            raise self._error(f"its pickle puts items into what is no {kind.__name__}")
+        return self._stack[-1]
+
+    def _set_items(self, items: list[Any]) -> None:
+        if len(items) % 2:
+            raise self._error("its pickle has a key without a value")
+        target = self._top(dict)
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            target[self._key(key)] = value
+
+    def _key(self, key: Any) -> Hashable:
+        # Flat keys only: hashing tuples of tuples of ... can take forever.
+        flat = isinstance(key, tuple) and all(isinstance(part, _HASHABLE) for part in key)
+        if not flat and not isinstance(key, _HASHABLE):
+            raise self._error(f"a dict has a {type(key).__name__} as its key")
+        return key
+
+    def _put(self, index: int) -> None:
+        if not self._stack or self._stack[-1] is _MARK:
+            raise self._error("its pickle remembers an empty stack")
+        self._memo[index] = self._stack[-1]
+
+    def _get(self, index: int) -> None:
+        if index not in self._memo:
+            raise self._error(f"its pickle recalls object {index}, which it never remembered")
+        self._push(self._memo[index])
+
+    def _name(self, module: Any, name: Any) -> None:
+        full = f"{module}.{name}"
+        if not isinstance(module, str) or not isinstance(name, str) or full not in self.names:
+            raise CheckpointError(
+                f"{self._where} was not read: it asks for {full[:200]!r}, which is none of the "
+                f"names that a checkpoint of weights needs, and could run code; save only the "
+                f"model's state_dict() in PyTorch."
+            )
+        self._push(self.names[full])
+
+    def _call(self) -> None:
+        arguments, target = self._pop(), self._pop()
+        if not isinstance(target, Call) or not isinstance(arguments, tuple):
+            raise self._error("its pickle calls what is no function")
+        try:
+            self._push(target.function(*arguments))
+        except TypeError as error:
+            raise self._error(f"arguments do not fit ({error})") from error
+
+    def _build(self) -> None:
+        # BUILD would set an object's state. Only dicts get here that have state of their own
+        # (a state_dict's _metadata), and it holds no tensors.
+        self._pop()
+        self._top(object)
+
+    def _integer(self) -> None:
+        line = self._line()
+        if line in (b"00", b"01"):
+            self._push(line == b"01")
+        else:
+            self._push(self._decimal(line.rstrip(b"L")))
+
+    def _decimal(self, digits: bytes) -> int:
+        if not re.fullmatch(rb"[+-]?\d{1,%d}" % _MAX_DIGITS, digits):
+            raise self._error("a number is none")
+        return int(digits)
+
+    def _float(self) -> None:
+        try:
+            self._push(float(self._line()))
+        except ValueError as error:
+            raise self._error("a number is none") from error
+
+    def _string(self) -> None:
+        line = self._line()
+        if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in b"'\"" or b"\\" in line:
+            raise self._error("a string is not quoted plainly")
+        self._push(self._text(line[1:-1], "latin-1"))
+
+    def _pop_top(self) -> None:
+        if not self._stack:
+            raise self._error("its pickle takes from an empty stack")
+        self._stack.pop()
+
+
+def _little(machine: Unpickler, size: int) -> int:
+    return int.from_bytes(machine._take(size), "little", signed=True)
+
+
+def _append(machine: Unpickler, items: list[Any]) -> None:
+    machine._top(list).extend(items)
+
+
+def _set_item(machine: Unpickler) -> None:
+    value, key = machine._pop(), machine._pop()
+    machine._set_items([key, value])
+
+
+def _tuple_of(count: int) -> Callable[[Unpickler], None]:
+    def operation(machine: Unpickler) -> None:
+        machine._push(tuple([machine._pop() for _ in range(count)][::-1]))
+
+    return operation
+
+
+def _dict_of_marked(machine: Unpickler) -> None:
+    items = machine._pop_mark()
+    machine._push({})
+    machine._set_items(items)
+
+
+def _text_of(layout: str, encoding: str = "utf-8") -> Callable[[Unpickler], None]:
+    def operation(machine: Unpickler) -> None:
+        machine._push(machine._text(machine._take(machine._number(layout)), encoding))
+
+    return operation
+
+
+def _bytes_of(layout: str) -> Callable[[Unpickler], None]:
+    return lambda machine: machine._push(machine._take(machine._number(layout)))
+
+
+def _constant(value: Any) -> Callable[[Unpickler], None]:
+    return lambda machine: machine._push(value)
+
+
+def _stack_global(machine: Unpickler) -> None:
+    name, module = machine._pop(), machine._pop()
+    machine._name(module, name)
+
+
+def _global(machine: Unpickler) -> None:
+    module, name = machine._text(machine._line()), machine._text(machine._line())
+    machine._name(module, name)
+
+
+def _instance(machine: Unpickler) -> None:
+    arguments = tuple(machine._pop_mark())
+    _global(machine)
+    machine._push(arguments)
+    machine._call()
+
+
+# By opcode, of protocols 0 to 5; what is not here (EXT1, BYTEARRAY8, NEWOBJ_EX, ...) no version of
+# torch.save writes.
+_OPERATIONS: dict[bytes, Callable[[Unpickler], None]] = {
+    b"\x80": lambda m: m._number("<B"),  # PROTO
+    b"\x95": lambda m: m._number("<Q"),  # FRAME: a hint for buffered readers
+    b"(": lambda m: m._push(_MARK),
+    b"0": lambda m: m._pop_top(),
+    b"1": lambda m: m._pop_mark(),
+    b"2": lambda m: m._push(m._top(object)),
+    # numbers
+    b"N": _constant(None),
+    b"\x88": _constant(True),
+    b"\x89": _constant(False),
+    b"I": lambda m: m._integer(),
+    b"L": lambda m: m._integer(),
+    b"J": lambda m: m._push(m._number("<i")),
+    b"K": lambda m: m._push(m._number("<B")),
+    b"M": lambda m: m._push(m._number("<H")),
+    b"\x8a": lambda m: m._push(_little(m, m._number("<B"))),
+    b"\x8b": lambda m: m._push(_little(m, m._number("<i"))),
+    b"F": lambda m: m._float(),
+    b"G": lambda m: m._push(m._number(">d")),
+    # strings; Python 2's are bytes, and names in a state dict are ASCII
+    b"S": lambda m: m._string(),
+    b"T": _text_of("<i", "latin-1"),
+    b"U": _text_of("<B", "latin-1"),
+    b"V": lambda m: m._push(m._text(m._line(), "raw-unicode-escape")),
+    b"X": _text_of("<I"),
+    b"\x8c": _text_of("<B"),
+    b"\x8d": _text_of("<Q"),
+    b"B": _bytes_of("<I"),
+    b"C": _bytes_of("<B"),
+    b"\x8e": _bytes_of("<Q"),
+    # containers
+    b")": _constant(()),
+    b"t": lambda m: m._push(tuple(m._pop_mark())),
+    b"\x85": _tuple_of(1),
+    b"\x86": _tuple_of(2),
+    b"\x87": _tuple_of(3),
+    b"]": lambda m: m._push([]),
+    b"l": lambda m: m._push(m._pop_mark()),
+    b"a": lambda m: _append(m, [m._pop()]),
+    b"e": lambda m: _append(m, m._pop_mark()),
+    b"}": lambda m: m._push({}),
+    b"d": _dict_of_marked,
+    b"s": _set_item,
+    b"u": lambda m: m._set_items(m._pop_mark()),
+    # the memo
+    b"p": lambda m: m._put(m._decimal(m._line())),
+    b"q": lambda m: m._put(m._number("<B")),
+    b"r": lambda m: m._put(m._number("<I")),
+    b"\x94": lambda m: m._put(len(m._memo)),
+    b"g": lambda m: m._get(m._decimal(m._line())),
+    b"h": lambda m: m._get(m._number("<B")),
+    b"j": lambda m: m._get(m._number("<I")),
+    # names, calls and persistent ids
+    b"c": _global,
+    b"\x93": _stack_global,
+    b"i": _instance,
+    b"R": lambda m: m._call(),
+    b"\x81": lambda m: m._call(),  # NEWOBJ: a class and its arguments
+    b"b": lambda m: m._build(),
+    b"P": lambda m: m._push(m._persistent_load(m._text(m._line()))),
+    b"Q": lambda m: m._push(m._persistent_load(m._pop())),
+}
