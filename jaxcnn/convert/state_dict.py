@@ -32,13 +32,14 @@ from jaxcnn.models.layers import Classifier
 
 Path = tuple[str, ...]
 
+# torch leaf: Flax leaf.
+_STATISTICS = {"running_mean": "mean", "running_var": "var"}
 # Flax leaf: torch leaf.
 _LEAF_NAMES = {
     "kernel": "weight",
     "scale": "weight",
     "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
+    **{flax: torch for torch, flax in _STATISTICS.items()},
 }
 # Axes of a kernel, by its rank: torch's order of Flax's axes, and Flax's of torch's.
 _TO_TORCH_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}
@@ -143,6 +144,26 @@ def from_torch(
         images = jnp.zeros((1, model.input_size, model.input_size, channels))
         fresh = traverse_util.flatten_dict(jax.jit(model.init)(rng, images))
         leaves |= {path: fresh[path] for path in names.keys() - wanted.keys()}
+    return traverse_util.unflatten_dict(leaves)
+
+
+def from_torch_unchecked(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Flax variables by the names and ranks of a state dict alone, where the model is not known.
+
+    Args:
+        state_dict: see :func:`from_torch`.
+
+    Returns:
+        Host arrays; a ``weight`` of one axis is taken for a norm's, any other for a kernel.
+    """
+    leaves = {}
+    for name, array in _cleaned(state_dict).items():
+        *scope, leaf = name.split(".")
+        if leaf == "weight":
+            leaf = "scale" if array.ndim == 1 else "kernel"
+        collection = "batch_stats" if leaf in _STATISTICS else "params"
+        path = (collection, *scope, _STATISTICS.get(leaf, leaf))
+        leaves[path] = _to_flax(array, path)
     return traverse_util.unflatten_dict(leaves)
 
 

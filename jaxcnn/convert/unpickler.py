@@ -78,12 +78,12 @@ class Unpickler:
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
         for _ in range(_MAX_OPERATIONS):
-            opcode = self._take(1)
-            if opcode == b".":
+            opcode = self._byte()
+            if opcode == _STOP:
                 return self._pop()
-            operation = _OPERATIONS.get(opcode)
+            operation = _BY_CODE[opcode]
             if operation is None:
-                raise self._error(f"opcode {opcode!r} is not one that a checkpoint needs")
+                raise self._error(f"opcode {opcode:#x} is not one that a checkpoint needs")
             operation(self)
         raise self._error(f"its pickle is longer than {_MAX_OPERATIONS:,} operations")
 
@@ -91,6 +91,12 @@ class Unpickler:
 
     def _error(self, what: str) -> CheckpointError:
         return CheckpointError(f"{self._where} is no checkpoint that can be read: {what}.")
+
+    def _byte(self) -> int:
+        if self.position >= len(self._buffer):
+            raise CheckpointError(f"{self._where} is damaged: its pickle ends too early.")
+        self.position += 1
+        return self._buffer[self.position - 1]
 
     def _take(self, count: int) -> bytes:
         end = self.position + count
@@ -247,10 +253,9 @@ def _dict_of_marked(machine: Unpickler) -> None:
 
 
 def _text_of(layout: str, encoding: str = "utf-8") -> Callable[[Unpickler], None]:
-    def operation(machine: Unpickler) -> None:
-        machine._push(machine._text(machine._take(machine._number(layout)), encoding))
-
-    return operation
+    return lambda machine: machine._push(
+        machine._text(machine._take(machine._number(layout)), encoding)
+    )
 
 
 def _bytes_of(layout: str) -> Callable[[Unpickler], None]:
@@ -294,7 +299,7 @@ _OPERATIONS: dict[bytes, Callable[[Unpickler], None]] = {
     b"I": lambda m: m._integer(),
     b"L": lambda m: m._integer(),
     b"J": lambda m: m._push(m._number("<i")),
-    b"K": lambda m: m._push(m._number("<B")),
+    b"K": lambda m: m._push(m._byte()),
     b"M": lambda m: m._push(m._number("<H")),
     b"\x8a": lambda m: m._push(_little(m, m._number("<B"))),
     b"\x8b": lambda m: m._push(_little(m, m._number("<i"))),
@@ -327,11 +332,11 @@ _OPERATIONS: dict[bytes, Callable[[Unpickler], None]] = {
     b"u": lambda m: m._set_items(m._pop_mark()),
     # the memo
     b"p": lambda m: m._put(m._decimal(m._line())),
-    b"q": lambda m: m._put(m._number("<B")),
+    b"q": lambda m: m._put(m._byte()),
     b"r": lambda m: m._put(m._number("<I")),
     b"\x94": lambda m: m._put(len(m._memo)),
     b"g": lambda m: m._get(m._decimal(m._line())),
-    b"h": lambda m: m._get(m._number("<B")),
+    b"h": lambda m: m._get(m._byte()),
     b"j": lambda m: m._get(m._number("<I")),
     # names, calls and persistent ids
     b"c": _global,
@@ -343,3 +348,5 @@ _OPERATIONS: dict[bytes, Callable[[Unpickler], None]] = {
     b"P": lambda m: m._push(m._persistent_load(m._text(m._line()))),
     b"Q": lambda m: m._push(m._persistent_load(m._pop())),
 }
+_STOP = ord(".")
+_BY_CODE = [_OPERATIONS.get(bytes([code])) for code in range(256)]

@@ -1,0 +1,99 @@
+"""The command ``jaxcnn``."""
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+
+from jaxcnn.errors import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; gives the exit status.
+
+    Args:
+        argv: the arguments; None: those of the process.
+
+    Returns:
+        0, or 2 where the request was wrong and one sentence on stderr says how to mend it.
+    """
+    parser = argparse.ArgumentParser(prog="jaxcnn", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    convert = commands.add_parser(
+        "convert",
+        help="PyTorch weights to Flax variables, or back",
+        description="Converts PyTorch weights (.pth, .safetensors) to Flax variables, or Flax "
+        "variables to PyTorch weights; which of the two is seen from SRC. DST is a safetensors "
+        "file: read it with jaxcnn.convert.load, or with safetensors.torch.load_file.",
+    )
+    convert.add_argument("src", metavar="SRC")
+    convert.add_argument("dst", metavar="DST")
+    convert.add_argument("--model", help="the architecture: every name and shape is checked")
+    convert.add_argument("--num_classes", type=int, help="with --model, if it is not the default")
+    convert.add_argument("--key", help="which dict of SRC, such as model_ema")
+
+    inspect = commands.add_parser("inspect", help="the names, shapes and dtypes in a file")
+    inspect.add_argument("file", metavar="FILE")
+    inspect.add_argument("--key", help="which dict of FILE, such as model_ema")
+
+    arguments = parser.parse_args(argv)
+    try:
+        if arguments.command == "inspect":
+            _inspect(arguments.file, arguments.key)
+        else:
+            _convert(
+                arguments.src, arguments.dst, arguments.model, arguments.num_classes, arguments.key
+            )
+    except UserError as error:
+        print(f"jaxcnn: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of the table has seen enough
+        sys.stderr.close()
+    return 0
+
+
+def _inspect(path: str, key: str | None) -> None:
+    from jaxcnn.convert import load_checkpoint
+
+    tensors = load_checkpoint(path, key=key)
+    rows = [(name, str(list(t.shape)), t.dtype.name, t.nbytes) for name, t in tensors.items()]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for name, shape, dtype, _ in rows:
+        print(f"{name:{widths[0]}}  {shape:{widths[1]}}  {dtype}")
+    elements = sum(math.prod(t.shape) for t in tensors.values())
+    megabytes = sum(row[3] for row in rows) / 1e6
+    print(f"{len(rows)} tensors, {elements:,} elements, {megabytes:,.1f} MB")
+
+
+def _convert(
+    src: str, dst: str, model: str | None, num_classes: int | None, key: str | None
+) -> None:
+    from jaxcnn import convert, models
+    from jaxcnn.convert.state_dict import from_torch_unchecked
+
+    if not dst.endswith(".safetensors"):
+        raise UserError(f"DST must end in .safetensors, but is {dst!r}.")
+    tensors = convert.load_checkpoint(src, key=key)
+    try:
+        if any(name.startswith("params/") for name in tensors):
+            convert.save_torch(dst, convert.load(src))
+            what = "a PyTorch state dict"
+        else:
+            if model:
+                classes = {} if num_classes is None else {"num_classes": num_classes}
+                variables = convert.from_torch(tensors, models.create_model(model, **classes))
+            else:
+                variables = from_torch_unchecked(tensors)
+            convert.save(dst, variables)
+            what = "Flax variables"
+    except OSError as error:
+        raise UserError(
+            f"{dst} cannot be written ({error.strerror}); choose a folder that is there and "
+            f"where you may write."
+        ) from error
+    print(f"Wrote {what} to {dst}.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
