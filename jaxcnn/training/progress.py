@@ -43,7 +43,7 @@ class Progress:
                 unit="step",
                 dynamic_ncols=True,
                 file=sys.stdout,
-                bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}, {postfix}]",
+                bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
             )
         self._seconds, self._steps = 0.0, 0  # of this lap, without pauses
         self._since: float | None = None  # None: the clock stands
