@@ -17,7 +17,7 @@ from PIL import Image
 
 from jaxcnn.data import pipeline, transforms
 from jaxcnn.data.presets import PRESETS, preset
-from jaxcnn.data.source import Source, open_source, parse_example
+from jaxcnn.data.source import Source, _supervised_keys, open_source, parse_example
 from jaxcnn.data.tensorflow import tf, tfds
 from jaxcnn.errors import UserError
 
@@ -355,6 +355,14 @@ def test_photographs_go_through_imagenets_crops(photos):
 
 
 # --- presets
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS.keys() - {"digits"}))
+def test_every_preset_is_a_dataset_with_an_image_and_a_label(name, tmp_path):
+    info = tfds.builder(name, data_dir=tmp_path).info
+    assert _supervised_keys(name, info) == ("image", "label")
+    channels = info.features["image"].shape[-1]
+    assert len(PRESETS[name].mean) == len(PRESETS[name].std) == channels
 
 
 def test_presets_of_the_digits_are_measured(digits):

@@ -132,6 +132,25 @@ def test_adaptive_average_pooling_keeps_bfloat16():
     assert layers.adaptive_avg_pool(x, 2).dtype == jnp.bfloat16
 
 
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 7), st.integers(1, 9))
+def test_local_response_norm_equals_torchs(size, channels):
+    x = 3 * array(0, 2, 3, 4, channels)
+    ours = layers.local_response_norm(x, size, 0.1, 0.75, 2.0)
+    close(ours, F.local_response_norm(to_torch(x), size, 0.1, 0.75, 2.0))
+
+
+def test_dropout_zeroes_a_part_and_keeps_the_mean_in_training_only():
+    x = jnp.ones((100, 1000))
+    dropout = layers.Dropout(0.3)
+    assert (dropout.apply({}, x) == x).all()
+    y = dropout.apply({}, x, train=True, rngs={"dropout": jax.random.key(0)})
+    assert abs((y == 0).mean() - 0.3) < 0.01
+    np.testing.assert_allclose(y[y != 0], 1 / 0.7)
+    other = dropout.apply({}, x, train=True, rngs={"dropout": jax.random.key(1)})
+    assert (y != other).any()
+
+
 def test_flatten_has_torchs_order():
     x = array(0, 2, 3, 4, 5)
     assert (layers.flatten(x) == to_torch(x).flatten(1).numpy()).all()
@@ -225,9 +244,14 @@ def test_initial_weights_have_torchs_distribution(ours, theirs, shape):
             assert np.abs(leaf).max() > bound * (1 - 10 / leaf.size)
 
 
-def test_sequential_names_its_layers_as_torch_does_and_counts_functions():
+def test_sequential_names_its_layers_as_torch_does_and_counts_those_without_parameters():
     net = layers.Sequential(
-        (functools.partial(layers.Conv, 4, 3), layers.BatchNorm, nn.relu, layers.BatchNorm)
+        (
+            functools.partial(layers.Conv, 4, 3),
+            lambda name: layers.BatchNorm(eps=1e-3, name=name),
+            functools.partial(layers.Lambda, nn.relu),
+            layers.BatchNorm,
+        )
     )
     variables = net.init(jax.random.key(0), jnp.ones((2, 5, 5, 1)))
     assert set(variables["params"]) == {"0", "1", "3"}

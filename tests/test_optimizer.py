@@ -70,6 +70,20 @@ def test_step_decay_is_torchs_step_lr():
     np.testing.assert_allclose(ours, np.repeat(reference, STEPS_PER_EPOCH), rtol=1e-12)
 
 
+@pytest.mark.parametrize("steps_per_epoch", [22, 390, 5004])
+@pytest.mark.parametrize("decay_epochs", [10, 30])
+def test_step_decay_is_on_time_when_compiled_in_float32(steps_per_epoch, decay_epochs):
+    schedule = make_schedule(
+        "step", 0.1, steps_per_epoch=steps_per_epoch, num_epochs=90, decay_epochs=decay_epochs
+    )
+    with jax.enable_x64(False):
+        compiled = jax.jit(schedule)
+        for decay in range(1, 4):
+            step = decay * decay_epochs * steps_per_epoch
+            around = [float(compiled(jnp.int32(s))) for s in (step - 1, step)]
+            np.testing.assert_allclose(around, [0.1 * 0.1 ** (decay - 1), 0.1 * 0.1**decay], 1e-5)
+
+
 def test_cosine_is_torchs_cosine_annealing():
     count = 5 * STEPS_PER_EPOCH
     reference = torch_rates(lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, count), count)

@@ -89,15 +89,24 @@ def same_results(a: pathlib.Path, b: pathlib.Path) -> None:
     assert steps == sorted(set(steps))
 
 
-def test_a_killed_run_goes_on_from_its_last_checkpoint(train, trained, data_dir, tmp_path):
-    process = start_train(*QUICK, f"--workdir={tmp_path}", data_dir=data_dir)
-    wait_for_checkpoint(tmp_path, process)
+def test_a_killed_run_goes_on_from_its_last_checkpoint(train, data_dir, tmp_path):
+    """With batch norm, so that the running statistics count too."""
+    flags = (
+        "--config=configs/resnet18.py:digits",
+        "--config.train_split=train[:256]",
+        "--config.image_size=16",
+        "--config.num_epochs=10",
+    )
+    process = start_train(*flags, f"--workdir={tmp_path / 'a'}", data_dir=data_dir)
+    wait_for_checkpoint(tmp_path / "a", process)
     process.kill()
     process.communicate()
-    result = train(*QUICK, f"--workdir={tmp_path}")
+    result = train(*flags, f"--workdir={tmp_path / 'a'}")
     assert result.returncode == 0, result.stderr
-    assert "Going on from step 22 of 44" in result.stdout
-    same_results(trained, tmp_path)
+    (step,) = re.findall(r"Going on from step (\d+) of 40", result.stdout)
+    assert int(step) % 4 == 0
+    assert train(*flags, f"--workdir={tmp_path / 'b'}").returncode == 0
+    same_results(tmp_path / "b", tmp_path / "a")
 
 
 def test_sigterm_saves_the_state_and_exits_with_143(train, data_dir, tmp_path):
@@ -255,6 +264,16 @@ WRONG = {
     "images too small": ([DIGITS, "--config.image_size=8"], "too small for this network"),
     "norms that are not there": ([DIGITS, "--config.sync_batch_norm=True"], "no choice of norm"),
     "one of three flags": ([DIGITS, "--process_id=0"], "go together"),
+    "an address without a port": (
+        [DIGITS, "--coordinator_address=here", "--num_processes=1", "--process_id=0"],
+        "must be host:port",
+    ),
+    "a std of zero": ([DIGITS, "--config.std=(0.0,)"], "must be above 0"),
+    "a bucket": ([DIGITS, "--workdir=gs://bucket/run"], "local or mounted disk"),
+    "a missing file and an override": (
+        ["--config=nowhere.py", "--config.batch_size=8"],
+        "--config is not there",
+    ),
     "no right to write": ([DIGITS, "--workdir=/dev/null/run"], "cannot be used"),
 }  # fmt: skip
 
@@ -264,6 +283,7 @@ def test_a_wrong_request_is_one_sentence_and_status_2(case, train, trained, tmp_
     flags, words = WRONG[case]
     result = train(f"--workdir={tmp_path / 'run'}", *flags, devices=2)
     check_refusal(result, words)
+    assert "epoch 1" not in result.stdout
     assert not (tmp_path / "run").exists()
 
 
@@ -271,7 +291,6 @@ def check_refusal(result, words: str) -> None:
     assert result.returncode == 2, result.stderr
     assert words in result.stderr
     assert result.stderr.startswith("train.py: ") and result.stderr.count("\n") == 1
-    assert "Epoch" not in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -289,12 +308,52 @@ def test_a_workdir_of_another_run_is_refused(flags, words, train, trained):
 
 def test_a_damaged_config_json_is_named(train, trained, tmp_path):
     (tmp_path / "config.json").write_text("{")
+    (tmp_path / "checkpoints" / "22").mkdir(parents=True)
     check_refusal(train(*QUICK, f"--workdir={tmp_path}"), "config.json is no JSON")
 
 
 def test_a_loss_that_diverges_stops_the_run(train, tmp_path):
     result = train(*QUICK, "--config.learning_rate=1e6", f"--workdir={tmp_path}")
     check_refusal(result, "lower config.learning_rate")
+
+
+def test_a_diverged_evaluation_stops_the_run_too(train, tmp_path):
+    flags = ("--config.train_split=train[:64]", "--config.learning_rate=1e30")
+    check_refusal(train(*QUICK, *flags, f"--workdir={tmp_path}"), "lower config.learning_rate")
+
+
+def test_a_workdir_without_a_checkpoint_is_free_for_another_run(train, tmp_path):
+    assert train(*QUICK, "--config.learning_rate=1e6", f"--workdir={tmp_path}").returncode == 2
+    result = train(*QUICK, "--config.train_split=train[:64]", f"--workdir={tmp_path}")
+    assert result.returncode == 0, result.stderr
+
+
+def test_another_model_can_be_chosen_on_the_command_line(train, tmp_path):
+    flags = ("--config=configs/resnet18.py:digits", "--config.train_split=train[:64]")
+    result = train(
+        *flags, "--config.model=lenet5", "--config.num_epochs=1", f"--workdir={tmp_path}"
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("lenet5 (61,706 parameters)")
+
+
+def test_what_one_process_is_refused_all_are(data_dir, tmp_path):
+    address = f"--coordinator_address=localhost:{free_port()}"
+    processes = [
+        start_train(
+            "--config=configs/lenet5.py:imagenet2012",
+            f"--workdir={tmp_path / 'run'}",
+            address,
+            "--num_processes=2",
+            f"--process_id={number}",
+            data_dir=data_dir,
+        )
+        for number in range(2)
+    ]
+    for process in processes:
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 2, stderr
+        assert "must be downloaded by hand" in stderr and "Traceback" not in stderr
 
 
 @pytest.mark.slow

@@ -69,5 +69,9 @@ PRESETS: dict[str, Preset] = {
 
 def preset(dataset: str) -> Preset:
     """The preset of a tfds dataset (``"cifar10"``, ``"cifar10:3.0.2"``), or that of photographs."""
-    name = dataset.partition(":")[0].partition("/")[0]
-    return PRESETS.get(name, PHOTOGRAPHS)
+    return PRESETS.get(base_name(dataset), PHOTOGRAPHS)
+
+
+def base_name(dataset: str) -> str:
+    """``"cifar10"`` of ``"cifar10:3.0.2"``: a tfds dataset without variant and version."""
+    return dataset.partition(":")[0].partition("/")[0]

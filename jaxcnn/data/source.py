@@ -50,7 +50,7 @@ class Source:
                 f"such as 'train[:90%]' (config.train_split, config.eval.split)."
             ) from error
         self.features = builder.info.features
-        self.image_key, self.label_key = _supervised_keys(name, self.features)
+        self.image_key, self.label_key = _supervised_keys(name, builder.info)
         self.num_examples = info.num_examples
         self.num_classes = self.features[self.label_key].num_classes
         self.channels = self.features[self.image_key].shape[-1] or 3
@@ -130,9 +130,14 @@ def _prepared_builder(name: str, data_dir: str | None) -> Any:
     return builder
 
 
-def _supervised_keys(name: str, features: Any) -> tuple[str, str]:
+def _supervised_keys(name: str, info: Any) -> tuple[str, str]:
+    """The image and the label that the dataset itself names, or else its only ones."""
+    features = info.features
     images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
     labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
+    named = info.supervised_keys or ()
+    if len(named) == 2 and named[0] in images and named[1] in labels:
+        images, labels = [named[0]], [named[1]]
     if len(images) != 1 or len(labels) != 1:
         raise UserError(
             f"The dataset {name} is not one image and one label an example (its features are "

@@ -11,7 +11,6 @@ Every layer is called as ``layer(x, train)``, whether or not training changes wh
 """
 
 import functools
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -280,6 +279,20 @@ class BatchNorm(Module):
         return y.astype(out_dtype)
 
 
+class Dropout(Module):
+    """``torch.nn.Dropout``: in training each value is zero with probability ``rate``.
+
+    The others are scaled by ``1 / (1 - rate)``. Draws from the rng stream ``"dropout"``.
+    """
+
+    rate: float = 0.5
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Drops values of an array of any shape."""
+        return nn.Dropout(self.rate, deterministic=not train)(x)
+
+
 class Lambda(Module):
     """A function as a layer, so that its output can be captured under its name."""
 
@@ -295,24 +308,22 @@ class Sequential(Module):
     """``torch.nn.Sequential``: layers one after another, named "0", "1", ...
 
     Attributes:
-        layers: each a factory that is called as ``factory(name=...)`` (a module class or a
-            ``functools.partial`` of one), or a function of the array.
+        layers: factories, each called as ``factory(name=...)``: module classes, partials of
+            them, or functions; what they give is called as ``layer(x, train)``.
 
     Example::
 
-        Sequential((partial(Conv, 64, 3, padding=1), BatchNorm, nn.relu), name="features")
+        relu = partial(Lambda, nn.relu)
+        Sequential((partial(Conv, 64, 3, padding=1), BatchNorm, relu), name="features")
     """
 
-    layers: Sequence[LayerFactory | Callable[[jax.Array], jax.Array]]
+    layers: Sequence[LayerFactory]
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Applies the layers in turn."""
         for index, layer in enumerate(self.layers):
-            made_by = layer.func if isinstance(layer, functools.partial) else layer
-            is_module = inspect.isclass(made_by) and issubclass(made_by, nn.Module)
-            factory = layer if is_module else functools.partial(Lambda, layer)
-            x = factory(name=str(index))(x, train)
+            x = layer(name=str(index))(x, train)
         return x
 
 
@@ -420,6 +431,19 @@ def _averaging_matrix(size: int, out: int) -> np.ndarray:
         start, end = i * size // out, -(-(i + 1) * size // out)
         matrix[i, start:end] = 1 / (end - start)
     return matrix
+
+
+def local_response_norm(
+    x: jax.Array, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> jax.Array:
+    """``torch.nn.functional.local_response_norm`` over the channels of ``[N, H, W, C]``.
+
+    Krizhevsky et al. 2012, section 3.3, but, as in torch, ``alpha`` is divided by ``size``.
+    """
+    window, pads = (1, 1, 1, size), ((0, 0),) * 3 + ((size // 2, (size - 1) // 2),)
+    zero = np.zeros((), x.dtype)
+    sums = lax.reduce_window(jnp.square(x), zero, lax.add, window, (1,) * 4, pads)
+    return x / (k + alpha / size * sums) ** beta
 
 
 def flatten(x: jax.Array) -> jax.Array:

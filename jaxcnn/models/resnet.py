@@ -152,10 +152,15 @@ class ResNet(Classifier):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Gives logits ``[N, num_classes]`` for images ``[N, H, W, C]``."""
         dilate = self.replace_stride_with_dilation or (False, False, False)
-        if len(dilate) != 3:
+        if not isinstance(dilate, Sequence) or len(dilate) != 3:
             raise UserError(
                 "replace_stride_with_dilation must be None or three booleans, for the last three "
                 f"stages; it is {dilate!r}."
+            )
+        if self.groups < 1 or self.width_per_group < 1:
+            raise UserError(
+                f"groups and width_per_group must be at least 1; they are {self.groups} and "
+                f"{self.width_per_group}."
             )
         norm_layer = self.norm_layer or BatchNorm
 

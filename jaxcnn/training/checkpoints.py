@@ -67,6 +67,11 @@ class Checkpoints:
                 f"optimiser, or damaged; use another --workdir, or remove that checkpoint to go "
                 f"on from the one before."
             ) from error
+        if jax.tree.map(np.shape, saved) != jax.tree.map(np.shape, wanted):
+            raise UserError(
+                f"The checkpoint of step {step} in {self._directory} has other shapes than this "
+                f"model; use another --workdir."
+            )
         return TrainState(**saved)
 
     def close(self) -> None:

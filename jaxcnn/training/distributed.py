@@ -1,14 +1,22 @@
 """Several processes: finding each other, and agreeing."""
 
+import importlib.util
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 import numpy as np
+from jax._src import distributed as jax_distributed  # its key-value store has no public door
 from jax.experimental import multihost_utils
 
 from jaxcnn.errors import UserError
+
+T = TypeVar("T")
+
+_PATIENCE = 7 * 24 * 3600 * 1000  # milliseconds: preparing ImageNet takes hours
 
 
 def initialize(
@@ -41,6 +49,10 @@ def initialize(
                 f"--process_id is {process_id}, but it must be from 0 to {num_processes - 1} "
                 f"(--num_processes less one)."
             )
+        if not re.fullmatch(r".+:\d+", coordinator_address):
+            raise UserError(
+                f"--coordinator_address is {coordinator_address!r}; it must be host:port."
+            )
         jax.distributed.initialize(coordinator_address, num_processes, process_id)
     elif _is_slurm_step(os.environ) or _is_tpu_pod(os.environ):
         jax.distributed.initialize()
@@ -52,6 +64,7 @@ def _is_slurm_step(environ: Mapping[str, str]) -> bool:
 
 def _is_tpu_pod(environ: Mapping[str, str]) -> bool:
     on_tpu = Path("/dev/accel0").exists() or Path("/dev/vfio/0").exists()
+    on_tpu = on_tpu and importlib.util.find_spec("libtpu") is not None
     hosts = environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
     return len(hosts) > 1 or (on_tpu and environ.get("JAX_PLATFORMS", "tpu") == "tpu")
 
@@ -64,6 +77,36 @@ def is_alone() -> bool:
 def is_first() -> bool:
     """Whether this is the process that speaks and writes for all."""
     return jax.process_index() == 0
+
+
+def first_then_all(name: str, action: Callable[[], T]) -> T:
+    """Does something on the first process, and then on the others.
+
+    What the first is refused, all are: each raises the same error. The others wait for as long
+    as it takes, which a collective would not.
+
+    Args:
+        name: a name of this occasion.
+        action: what is done.
+
+    Raises:
+        UserError: where ``action`` does.
+    """
+    if is_alone():
+        return action()
+    client = jax_distributed.global_state.client
+    if is_first():
+        try:
+            result = action()
+        except UserError as error:
+            client.key_value_set(name, f"refused: {error}")
+            raise
+        client.key_value_set(name, "done")
+        return result
+    outcome = client.blocking_key_value_get(name, _PATIENCE)
+    if outcome != "done":
+        raise UserError(outcome.removeprefix("refused: "))
+    return action()
 
 
 def barrier(name: str) -> None:

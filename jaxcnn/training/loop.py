@@ -30,6 +30,8 @@ from jaxcnn.training.request import (
 from jaxcnn.training.signals import Stopped, StopSignals
 from jaxcnn.training.step import init_state, make_eval_step, make_train_step, normalizer
 
+ASK_EVERY = 10  # steps between asking the other processes whether they were told to stop
+
 
 def train(config: ConfigDict, workdir: Path, data_dir: str | None = None) -> None:
     """Trains a network; goes on where it was if the workdir holds this run already.
@@ -73,8 +75,9 @@ def train(config: ConfigDict, workdir: Path, data_dir: str | None = None) -> Non
     state = init_state(model, optimizer, image_shape, seed=config.seed)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
-    claim_workdir(workdir, config, write=distributed.is_first())
-    distributed.barrier("workdir")
+    first = distributed.is_first()
+    distributed.first_then_all("workdir", lambda: claim_workdir(workdir, config, write=first))
+    distributed.barrier("begin")
     checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep)
     if checkpoints.latest_step is not None:
         state = checkpoints.restore(state)
@@ -135,17 +138,19 @@ def train(config: ConfigDict, workdir: Path, data_dir: str | None = None) -> Non
             if in_epoch == 0 and (epoch % config.eval.every_epochs == 0 or last):
                 with progress.paused():
                     values = evaluate(eval_step, state.variables, eval_source, config)
+                    _check_finite(values["loss"], step, workdir)
                     metrics.write(step, epoch, "eval", **values)
                     progress.report_eval(epoch, values)
             if in_epoch == 0 and (epoch % config.checkpoint.every_epochs == 0 or last):
                 with progress.paused():
                     checkpoints.save(state)
-            if not last and (signal_number := signals.agreed(may_ask=reports)):
+            may_ask = reports or step % ASK_EVERY == 0
+            if not last and (signal_number := signals.agreed(may_ask)):
                 checkpoints.save(state)
                 checkpoints.close()
                 progress.close()
                 raise Stopped(signal_number)
-    checkpoints.close()
+        checkpoints.close()
     progress.close()
     metrics.close()
     distributed.barrier("trained")
@@ -187,9 +192,7 @@ def _open_sources(config: ConfigDict, data_dir: str | None) -> tuple[Source, Sou
             open_source(config.dataset, config.eval.split, data_dir),
         )
 
-    sources = both() if distributed.is_first() else None
-    distributed.barrier("dataset")
-    return sources or both()
+    return distributed.first_then_all("dataset", both)
 
 
 def _train_batches(
@@ -256,6 +259,6 @@ def _means(metrics: list[Any]) -> dict[str, float]:
 def _check_finite(loss: float, step: int, workdir: Path) -> None:
     if not math.isfinite(loss):
         raise UserError(
-            f"The training loss became {loss} before step {step}; lower config.learning_rate or "
+            f"The loss became {loss} by step {step}; lower config.learning_rate or "
             f"raise config.warmup_epochs, and begin again in another --workdir than {workdir}."
         )

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 WRONG_REQUEST = 2
+NO_CONFIG_FILE = (
+    "The file of --config is not there, or cannot be read; give one of configs/, such as "
+    "--config configs/resnet18.py, with a dataset after a colon if you like."
+)
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -35,6 +39,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         if isinstance(error, AttributeError) and isinstance(error.args[0], KeyError):
             key, _, hint = error.args[0].args[0].partition("\n")
             sys.exit(_refuse(f"There is no config key {key}; {hint or 'the README lists them.'}"))
+        if isinstance(error, OSError):
+            sys.exit(_refuse(NO_CONFIG_FILE))
         sys.exit(_refuse(f"{one_sentence(error)} See python train.py --help."))
 
 
@@ -75,6 +81,8 @@ def main(
         request.check_config(settings)
         request.check_devices(settings)
         request.model_factory(settings)
+        if workdir and "://" in workdir:
+            raise UserError(f"--workdir is {workdir!r}; it must be on a local or mounted disk.")
         folder = Path(workdir) if workdir else _new_workdir(settings)
         # TensorFlow comes with it: a mistake above is answered sooner.
         from jaxcnn.training.loop import train
@@ -82,6 +90,9 @@ def main(
         train(settings, folder, data_dir)
     except UserError as error:
         return _refuse(str(error))
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 128 + signal.SIGINT
     except Stopped as stopped:
         name = signal.Signals(stopped.signal_number).name
         print(f"Stopped by {name}; run again with --workdir {folder} to go on.", file=sys.stderr)
@@ -103,10 +114,7 @@ def _read_config(config: "Callable[[], ConfigDict | None]") -> "ConfigDict":
             "There is no --config; give one, such as --config configs/resnet18.py:digits."
         )
     if not isinstance(value, ConfigDict):  # config_flags puts off the error of a missing file
-        raise UserError(
-            "The file of --config is not there, or cannot be read; give one of configs/, such as "
-            "--config configs/resnet18.py, with a dataset after a colon if you like."
-        )
+        raise UserError(NO_CONFIG_FILE)
     return value
 
 

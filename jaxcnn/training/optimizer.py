@@ -35,21 +35,21 @@ def make_schedule(
         ``jax_enable_x64``).
     """
     warmup_steps = round(warmup_epochs * steps_per_epoch)
-    total_steps = num_epochs * steps_per_epoch
-    if name == "step":
-        decay_steps = max(1, round(decay_epochs * steps_per_epoch))
-        base = optax.exponential_decay(learning_rate, decay_steps, decay_factor, staircase=True)
-    elif name == "cosine":
-        cosine = optax.cosine_decay_schedule(learning_rate, max(1, total_steps - warmup_steps))
-        base = lambda count: cosine(jnp.maximum(count - warmup_steps, 0))  # noqa: E731
-    else:
-        base = optax.constant_schedule(learning_rate)
+    decay_steps = max(1, round(decay_epochs * steps_per_epoch))
+    cosine_steps = max(1, num_epochs * steps_per_epoch - warmup_steps)
+    cosine = optax.cosine_decay_schedule(learning_rate, cosine_steps)
 
     def schedule(count: jax.typing.ArrayLike) -> jax.Array:
-        # A float: optax computes in float32 on an integer count even with jax_enable_x64.
-        count = jnp.asarray(count, jnp.result_type(float))
-        warmup = jnp.minimum(1.0, (count + 1) / (warmup_steps + 1))
-        return warmup * base(count)
+        # A float for optax: it computes in float32 on integers even with jax_enable_x64.
+        real = jnp.asarray(count, jnp.result_type(float))
+        warmup = jnp.minimum(1.0, (real + 1) / (warmup_steps + 1))
+        if name == "cosine":
+            return warmup * cosine(jnp.maximum(real - warmup_steps, 0))
+        if name == "step":
+            # In integers: compiled, a float division may fall short of a whole number.
+            decays = jnp.asarray(count, int) // decay_steps
+            return warmup * learning_rate * decay_factor ** decays.astype(real.dtype)
+        return warmup * learning_rate
 
     return schedule
 

@@ -1,11 +1,12 @@
 """Configs: what is trained, on what, and how."""
 
+import dataclasses
 from typing import Any
 
 from ml_collections import config_dict
 
-from jaxcnn.data.presets import preset
-from jaxcnn.models import builder_arguments
+from jaxcnn.data.presets import base_name, preset
+from jaxcnn.models import builder_arguments, create_model
 
 # What differs from torchvision's reference recipe for ImageNet, by dataset: settings with which a
 # ResNet learns the dataset well.
@@ -50,12 +51,17 @@ def recipe(model: str, dataset: str = "imagenet2012") -> config_dict.ConfigDict:
         UserError: for an unknown model.
     """
     images = preset(dataset)
+    if images.train_crop == "random_resized_crop":  # photographs, at the size the model is made for
+        size = create_model(model).input_size
+        resize_size = round(size * images.resize_size / images.image_size)
+        images = dataclasses.replace(images, image_size=size, resize_size=resize_size)
     placeholder = config_dict.placeholder
     config = config_dict.ConfigDict(
         {
             "model": model,
             "model_args": {
-                key: placeholder(object) if value is None else value
+                # None: the builder's own, whatever model the command line chooses
+                key: placeholder(object if value is None else type(value))
                 for key, value in builder_arguments(model).items()
                 if key not in _NOT_IN_CONFIG
             },
@@ -98,5 +104,5 @@ def recipe(model: str, dataset: str = "imagenet2012") -> config_dict.ConfigDict:
     )
     if images.eval_split:
         config.eval.split = images.eval_split
-    config.update(_SETTINGS.get(dataset, {}))
+    config.update(_SETTINGS.get(base_name(dataset), {}))
     return config

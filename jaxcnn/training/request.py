@@ -87,6 +87,8 @@ def check_config(config: ConfigDict) -> None:
         raise UserError(
             f"config.label_smoothing is {config.label_smoothing}; it must be in 0 to 1."
         )
+    if min(config.std, default=0) <= 0:
+        raise UserError(f"config.std is {config.std}; each value must be above 0.")
     if config.nesterov and not config.momentum:
         raise UserError("config.nesterov needs momentum; set config.momentum above 0.")
     if config.eval.crop == "resize_and_center_crop" and config.eval.resize_size < config.image_size:
@@ -102,7 +104,7 @@ def model_factory(config: ConfigDict) -> Callable[[int], Classifier]:
     Raises:
         UserError: for an unknown model, or arguments that it does not take.
     """
-    arguments = {k: v for k, v in config.model_args.items() if v is not None}
+    arguments = {key: value for key, value in config.model_args.items() if value is not None}
     if config.sync_batch_norm:
         if "norm_layer" not in models.builder_arguments(config.model):
             raise UserError(
@@ -172,12 +174,19 @@ def claim_workdir(workdir: Path, config: ConfigDict, *, write: bool) -> None:
     path = workdir / "config.json"
     text = json.dumps(json.loads(config.to_json()), indent=2) + "\n"
     try:
-        if path.exists():
+        saved = workdir / "checkpoints"
+        has_begun = saved.is_dir() and any(step.name.isdigit() for step in saved.iterdir())
+        if has_begun and path.exists():
             _check_same_run(workdir, json.loads(path.read_text()), json.loads(text))
-        elif (workdir / "checkpoints").exists():
+        elif has_begun:
             raise UserError(
                 f"The workdir {workdir} holds checkpoints, but no config.json that says what "
                 f"they are of; use another --workdir."
+            )
+        if not write and not path.exists():
+            raise UserError(
+                f"The workdir {workdir} of this process is not that of the first one; give all "
+                f"processes one folder on a shared disk."
             )
         if write:
             workdir.mkdir(parents=True, exist_ok=True)
@@ -198,10 +207,11 @@ def claim_workdir(workdir: Path, config: ConfigDict, *, write: bool) -> None:
 
 def _check_same_run(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     old_values, new_values = _flatten(old), _flatten(new)
+    # A key that only one of them has came or went between two versions of this package.
     changed = [
-        f"{key} was {old_values.get(key)!r} and now is {new_values.get(key)!r}"
-        for key in sorted(old_values.keys() | new_values.keys())
-        if key not in _FREE_KEYS and old_values.get(key) != new_values.get(key)
+        f"{key} was {old_values[key]!r} and now is {new_values[key]!r}"
+        for key in sorted(old_values.keys() & new_values.keys())
+        if key not in _FREE_KEYS and old_values[key] != new_values[key]
     ]
     if changed:
         raise UserError(

@@ -19,7 +19,10 @@ class Stopped(Exception):
 
 
 class StopSignals:
-    """Within this context SIGTERM and SIGINT only leave a note; a second one acts at once."""
+    """Within this context SIGTERM and SIGINT only leave a note; a second SIGINT acts at once.
+
+    (A second SIGTERM does not: schedulers send several.)
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -39,8 +42,9 @@ class StopSignals:
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.received == number:
+            raise KeyboardInterrupt
         self.received = number
-        self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._handlers.items():

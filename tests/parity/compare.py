@@ -15,6 +15,7 @@ def relative_error(ours: Any, reference: Any) -> float:
     """max |a - b| / max |b|"""
     ours, reference = np.asarray(ours), np.asarray(reference)
     assert ours.shape == reference.shape
+    assert np.isfinite(ours).all() and np.isfinite(reference).all()  # max() would drop a NaN
     difference = np.abs(ours - reference).max(initial=0)
     return float(difference / max(np.abs(reference).max(initial=0), np.finfo(np.float64).tiny))
 

@@ -12,6 +12,7 @@ from compare import FLOAT32_LOGITS, LOGITS, STEPS, nhwc, randomize, relative_err
 from steps import worst_step_error
 
 from jaxcnn import convert, models
+from jaxcnn.models.layers import BatchNorm
 
 RESNETS = [name for name in models.list_models() if "resne" in name]
 LAST_NORMS = {"resnet18": ("bn2",), "resnet34": ("bn2",)}
@@ -22,7 +23,6 @@ KEYWORDS = [
     ("resnet50", {"width_per_group": 32, "groups": 2}),
     ("wide_resnet50_2", {"num_classes": 3}),
     ("resnext50_32x4d", {"replace_stride_with_dilation": (False, False, True)}),
-    ("resnet50", {"zero_init_residual": True}),
 ]
 
 
@@ -70,6 +70,17 @@ def test_keyword_arguments_mean_what_they_mean_in_torchvision(name, kwargs):
 @pytest.mark.parametrize("size", [33, 224])
 def test_other_image_sizes(size):
     compare_logits(*pair("resnet18"), images(2, 3, size, size))
+
+
+def test_another_norm_layer():
+    module = torchvision.models.resnet18(
+        norm_layer=functools.partial(torch.nn.BatchNorm2d, eps=1e-2, momentum=0.3)
+    ).double()
+    randomize(module, seed=0, last_norms=("bn2",))
+    norm_layer = functools.partial(BatchNorm, eps=1e-2, momentum=0.3)
+    model = models.resnet18(norm_layer=norm_layer, param_dtype=jnp.float64)
+    variables = convert.from_torch(module.state_dict(), model)
+    compare_logits(model, variables, module, images(2, 3, 65, 65))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d"])
