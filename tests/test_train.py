@@ -95,7 +95,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(train, data_dir, tmp_path
         "--config=configs/resnet18.py:digits",
         "--config.train_split=train[:256]",
         "--config.image_size=16",
-        "--config.num_epochs=10",
+        "--config.num_epochs=6",
     )
     process = start_train(*flags, f"--workdir={tmp_path / 'a'}", data_dir=data_dir)
     wait_for_checkpoint(tmp_path / "a", process)
@@ -103,7 +103,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(train, data_dir, tmp_path
     process.communicate()
     result = train(*flags, f"--workdir={tmp_path / 'a'}")
     assert result.returncode == 0, result.stderr
-    (step,) = re.findall(r"Going on from step (\d+) of 40", result.stdout)
+    (step,) = re.findall(r"Going on from step (\d+) of 24", result.stdout)
     assert int(step) % 4 == 0
     assert train(*flags, f"--workdir={tmp_path / 'b'}").returncode == 0
     same_results(tmp_path / "b", tmp_path / "a")
@@ -187,6 +187,7 @@ def test_two_processes_of_two_devices_equal_one_of_four(four_devices, data_dir, 
     check_equal_runs(four_devices, tmp_path)
 
 
+@pytest.mark.slow
 def test_slurm_needs_no_flags(data_dir, tmp_path):
     """Two tasks of one node, with the variables that srun sets."""
     job = {
@@ -225,6 +226,7 @@ def test_imagenets_path_runs_on_jpegs(train, tmp_path):
     assert evaluation["examples"] == 11
 
 
+@pytest.mark.slow
 def test_bfloat16_synchronised_norms_smoothing_and_nesterov_run(train, tmp_path):
     result = train(
         "--config=configs/resnet18.py:digits",
@@ -279,7 +281,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_request_is_one_sentence_and_status_2(case, train, trained, tmp_path):
+def test_a_wrong_request_is_one_sentence_and_status_2(case, train, tmp_path):
     flags, words = WRONG[case]
     result = train(f"--workdir={tmp_path / 'run'}", *flags, devices=2)
     check_refusal(result, words)
@@ -323,7 +325,7 @@ def test_a_diverged_evaluation_stops_the_run_too(train, tmp_path):
 
 
 def test_a_workdir_without_a_checkpoint_is_free_for_another_run(train, tmp_path):
-    assert train(*QUICK, "--config.learning_rate=1e6", f"--workdir={tmp_path}").returncode == 2
+    (tmp_path / "config.json").write_text('{"model": "resnet18"}')
     result = train(*QUICK, "--config.train_split=train[:64]", f"--workdir={tmp_path}")
     assert result.returncode == 0, result.stderr
 
