@@ -15,6 +15,7 @@ from jaxcnn import convert, models
 from jaxcnn.models.layers import BatchNorm
 
 RESNETS = [name for name in models.list_models() if "resne" in name]
+BIGGEST = {"resnet152", "wide_resnet101_2", "resnext101_32x8d", "resnext101_64x4d"}
 LAST_NORMS = {"resnet18": ("bn2",), "resnet34": ("bn2",)}
 KEYWORDS = [
     ("resnet18", {"num_classes": 7}),
@@ -57,7 +58,9 @@ def test_the_family_is_complete():
     }
 
 
-@pytest.mark.parametrize("name", RESNETS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in BIGGEST)) for n in RESNETS]
+)
 def test_logits_equal_torchvisions(name):
     compare_logits(*pair(name), images(2, 3, 65, 79))
 
