@@ -114,6 +114,18 @@ def test_pooling_equals_torchs(window, ceil_mode, count_include_pad):
     )
 
 
+@pytest.mark.parametrize(("size", "kernel", "stride"), [((2, 2), 3, 2), ((1, 5), 2, 2)])
+def test_with_ceil_mode_a_window_may_hang_over_a_map_smaller_than_it_is(size, kernel, stride):
+    x = array(0, 2, *size, 3)
+    for ours, theirs in ((layers.max_pool, F.max_pool2d), (layers.avg_pool, F.avg_pool2d)):
+        close(
+            ours(x, kernel, stride, ceil_mode=True),
+            theirs(to_torch(x), kernel, stride, ceil_mode=True),
+        )
+        with pytest.raises(UserError, match="too small"):
+            ours(x, kernel, stride)
+
+
 def test_a_pools_stride_is_its_kernel_unless_given():
     x = array(0, 1, 6, 6, 1)
     close(layers.max_pool(x, 3), F.max_pool2d(to_torch(x), 3))

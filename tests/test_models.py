@@ -7,10 +7,31 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torchvision
+from counting import multiply_adds
 from flax import traverse_util
 
 from jaxcnn import models
 from jaxcnn.errors import UserError
+
+# Arguments of every builder, not torchvision's.
+OURS = {"dtype", "param_dtype", "weight_init", "axis_name"}
+
+
+# Heads that torchvision leaves out of a network's published number of parameters.
+AUXILIARY = {"googlenet": ("aux1", "aux2"), "googlenet_original": ("aux1", "aux2")}
+# The smallest images that a network of each family takes.
+SMALLEST = {
+    "alexnet": 63,
+    "convnext_tiny": 32,
+    "densenet121": 29,
+    "googlenet": 15,
+    "inception_v3": 75,
+    "squeezenet1_0": 21,
+    "squeezenet1_1": 17,
+    "vgg11": 32,
+    "zfnet": 224,
+}
+FIXED = {"zfnet"}  # whose dense layers take one size of map
 
 
 def shapes(name: str, channels: int = 3, **kwargs):
@@ -32,17 +53,59 @@ def test_list_models_is_sorted_and_each_name_is_a_builder():
         assert model.num_classes == (10 if name == "lenet5" else 1000)
 
 
-def test_lenet5_has_the_papers_size():
-    assert count(shapes("lenet5", channels=1)["params"]) == 61_706
+def one_a_family_fast() -> list:
+    """All models; those that are not the smallest of their family in the slow suite."""
+    families = {models.model_info(name).family for name in models.list_models()}
+    smallest = {
+        min(models.list_models(family), key=lambda name: models.model_info(name).parameters)
+        for family in families
+    }
+    return [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in smallest))
+        for name in models.list_models()
+    ]
 
 
-@pytest.mark.parametrize("name", [n for n in models.list_models() if n != "lenet5"])
-def test_sizes_are_the_published_ones(name):
-    weights = torchvision.models.get_model_weights(name).DEFAULT
-    assert count(shapes(name)["params"]) == weights.meta["num_params"]
+def channels_of(name: str) -> int:
+    return 1 if name == "lenet5" else 3  # as it was published
 
 
-@pytest.mark.parametrize("name", models.list_models())
+@pytest.mark.parametrize("name", one_a_family_fast())
+def test_the_size_and_cost_in_model_info_are_the_networks(name):
+    info, model = models.model_info(name), models.create_model(name)
+    params = shapes(name, channels=channels_of(name))["params"]
+    # As torchvision counts, and for training only.
+    auxiliary = sum(count(params.get(head, {})) for head in AUXILIARY.get(name, ()))
+    assert count(params) - auxiliary == info.parameters
+    # torchvision publishes three digits after a thousand million.
+    counted = multiply_adds(model, channels_of(name))
+    assert counted == pytest.approx(info.multiply_adds, rel=0.001, abs=500_000)
+    assert model.input_size == info.input_size
+
+
+def test_list_models_gives_a_family():
+    assert models.list_models(family="lenet") == ["lenet5"]
+    assert {"resnet18", "resnext50_32x4d", "wide_resnet50_2"} < set(models.list_models("resnet"))
+    families = {models.model_info(name).family for name in models.list_models()}
+    members = [name for family in families for name in models.list_models(family)]
+    assert sorted(members) == models.list_models()
+    with pytest.raises(UserError, match="'resnets'; did you mean 'resnet'"):
+        models.list_models(family="resnets")
+
+
+def test_model_info_has_torchvisions_accuracy_and_the_paper():
+    info = models.model_info("resnet18")
+    assert (info.top1, info.top5) == (0.69758, 0.89078)
+    assert info.paper.startswith("He et al. 2015")
+    assert models.model_info("zfnet").top1 is None
+
+
+def test_help_says_what_a_builder_is():
+    assert "ResNet-18 (He et al. 2015" in models.resnet18.__doc__
+    assert "11,689,512 parameters" in models.resnet18.__doc__
+
+
+@pytest.mark.parametrize("name", one_a_family_fast())
 def test_input_channels_follow_the_input_and_classes_the_argument(name):
     params = shapes(name, channels=5, num_classes=7)["params"]
     flat = traverse_util.flatten_dict(params, sep=".")
@@ -51,11 +114,36 @@ def test_input_channels_follow_the_input_and_classes_the_argument(name):
     assert [leaf.shape for path, leaf in flat.items() if leaf.shape == (7,)]
 
 
+@pytest.mark.parametrize(("name", "smallest"), sorted(SMALLEST.items()))
+def test_an_image_too_small_is_told_the_smallest_size_that_works(name, smallest):
+    model = models.create_model(name, num_classes=5)
+    key = jax.random.key(0)
+    size = model.input_size if name in FIXED else smallest
+    variables = jax.eval_shape(model.init, key, jnp.zeros((2, size, size, 3)))
+    images = jnp.zeros((2, smallest, smallest, 3))
+    assert jax.eval_shape(model.apply, variables, images).shape == (2, 5)
+    with pytest.raises(UserError, match=f"too small.*works from {smallest}x{smallest}"):
+        jax.eval_shape(model.apply, variables, images[:, 1:])
+    with pytest.raises(UserError, match=f"too small.*works from {smallest}x{smallest}"):
+        jax.eval_shape(model.init, key, images[:, 1:])
+
+
+def test_variables_of_another_network_are_refused():
+    variables = models.lenet5().init(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
+    with pytest.raises(UserError, match="not of this LeNet5.*kernel"):
+        models.lenet5().apply(variables, jnp.zeros((1, 32, 32, 3)))
+
+
+def test_images_must_have_four_axes():
+    with pytest.raises(UserError, match=r"must be \[N, H, W, C\].*\(32, 32, 3\)"):
+        models.lenet5().init(jax.random.key(0), jnp.zeros((32, 32, 3)))
+
+
 def test_builders_have_torchvisions_arguments_and_defaults():
     theirs = inspect.signature(torchvision.models.ResNet).parameters
     ours = inspect.signature(models.resnet50).parameters
     expected = {n: p.default for n, p in theirs.items() if n not in ("block", "layers")}
-    assert {n: p.default for n, p in ours.items() if n not in ("dtype", "param_dtype")} == expected
+    assert {n: p.default for n, p in ours.items() if n not in OURS} == expected
 
 
 def test_an_unknown_name_suggests_the_nearest():

@@ -13,6 +13,7 @@ from flax import linen as nn
 
 from jaxcnn import models
 from jaxcnn.models import layers
+from jaxcnn.models.classifier import Classifier
 from jaxcnn.training.optimizer import sgd
 from jaxcnn.training.step import (
     cross_entropy,
@@ -113,24 +114,21 @@ def test_four_replicas_without_batch_norm_equal_one():
     assert four.step == 3
 
 
-class TinyNet(layers.Classifier):
+class TinyNet(Classifier):
     """A convolution, a norm, a layer: enough to see whose statistics are used."""
 
     norm_layer: layers.LayerFactory = layers.BatchNorm
     num_classes: int = 10
 
     @nn.compact
-    def __call__(self, x, train=False):
+    def forward(self, x, train=False):
         x = layers.Conv(8, 3, stride=2, use_bias=False, name="conv")(x)
         x = nn.relu(self.norm_layer(name="bn")(x, train))
         return layers.Linear(self.num_classes, name="fc")(x.mean((1, 2)))
 
 
-SYNCHRONISED = functools.partial(layers.BatchNorm, axis_name="batch")
-
-
 def test_four_replicas_with_synchronised_batch_norm_equal_one():
-    four = train(TinyNet(norm_layer=SYNCHRONISED), batch(16), devices=4)
+    four = train(TinyNet(axis_name="batch"), batch(16), devices=4)
     assert_close(four, train(TinyNet(), batch(16)))
 
 

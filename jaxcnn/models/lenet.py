@@ -9,7 +9,8 @@ from typing import ClassVar
 import jax
 from flax import linen as nn
 
-from jaxcnn.models.layers import Classifier, Conv, Linear, flatten, max_pool
+from jaxcnn.models.classifier import Classifier
+from jaxcnn.models.layers import Conv, Linear, flatten, max_pool
 from jaxcnn.models.registry import Builder
 
 
@@ -21,13 +22,16 @@ class LeNet5(Classifier):
     """
 
     stem: ClassVar[str] = "conv1"
+    paper: ClassVar[str] = (
+        "LeCun et al. 1998, Gradient-based learning applied to document recognition"
+    )
 
     num_classes: int = 10
     input_size: int = 32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Gives logits ``[N, num_classes]`` for images ``[N, 32, 32, C]``."""
+    def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps ``[N, 32, 32, C]`` to ``[N, num_classes]``."""
         x = max_pool(nn.relu(Conv(6, 5, name="conv1")(x)), 2)
         x = max_pool(nn.relu(Conv(16, 5, name="conv2")(x)), 2)
         x = flatten(x)
@@ -36,4 +40,4 @@ class LeNet5(Classifier):
         return Linear(self.num_classes, name="fc3")(x)
 
 
-lenet5 = Builder("lenet5", LeNet5, "LeNet-5 (LeCun et al. 1998) for images of 32x32 pixels.")
+lenet5 = Builder("lenet5", LeNet5, "LeNet-5", parameters=61_706, multiply_adds=416_520)

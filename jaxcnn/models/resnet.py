@@ -14,9 +14,9 @@ import jax
 from flax import linen as nn
 
 from jaxcnn.errors import UserError
+from jaxcnn.models.classifier import Classifier
 from jaxcnn.models.layers import (
     BatchNorm,
-    Classifier,
     Conv,
     LayerFactory,
     Linear,
@@ -139,6 +139,7 @@ class ResNet(Classifier):
     """
 
     stem: ClassVar[str] = "conv1"
+    paper: ClassVar[str] = "He et al. 2015, Deep residual learning for image recognition"
 
     block: type[Block]
     layers: Sequence[int]
@@ -149,8 +150,8 @@ class ResNet(Classifier):
     norm_layer: LayerFactory | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Gives logits ``[N, num_classes]`` for images ``[N, H, W, C]``."""
+    def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps ``[N, H, W, C]`` to ``[N, num_classes]``."""
         dilate = self.replace_stride_with_dilation or (False, False, False)
         if not isinstance(dilate, Sequence) or len(dilate) != 3:
             raise UserError(
@@ -190,52 +191,26 @@ class ResNet(Classifier):
         return Linear(self.num_classes, name="fc")(x)
 
 
-def _variant(
-    name: str, doc: str, block: type[Block], layers: tuple[int, ...], **fixed: int
-) -> Builder[ResNet]:
-    return Builder(name, ResNet, doc, block=block, layers=layers, **fixed)
+_RESNEXT = "Xie et al. 2016, Aggregated residual transformations for deep neural networks"
+_WIDE = "Zagoruyko and Komodakis 2016, Wide residual networks"
 
+_variant = partial(Builder, module=ResNet)
+_resnext = partial(_variant, block=Bottleneck, paper=_RESNEXT)
+_wide = partial(_variant, block=Bottleneck, paper=_WIDE, width_per_group=128)
 
-resnet18 = _variant("resnet18", "ResNet-18 (He et al. 2015).", BasicBlock, (2, 2, 2, 2))
-resnet34 = _variant("resnet34", "ResNet-34 (He et al. 2015).", BasicBlock, (3, 4, 6, 3))
-resnet50 = _variant("resnet50", "ResNet-50 (He et al. 2015).", Bottleneck, (3, 4, 6, 3))
-resnet101 = _variant("resnet101", "ResNet-101 (He et al. 2015).", Bottleneck, (3, 4, 23, 3))
-resnet152 = _variant("resnet152", "ResNet-152 (He et al. 2015).", Bottleneck, (3, 8, 36, 3))
-resnext50_32x4d = _variant(
-    "resnext50_32x4d",
-    "ResNeXt-50 32x4d (Xie et al. 2016).",
-    Bottleneck,
-    (3, 4, 6, 3),
-    groups=32,
-    width_per_group=4,
+resnet18 = _variant("resnet18", doc="ResNet-18", block=BasicBlock, layers=(2, 2, 2, 2))
+resnet34 = _variant("resnet34", doc="ResNet-34", block=BasicBlock, layers=(3, 4, 6, 3))
+resnet50 = _variant("resnet50", doc="ResNet-50", block=Bottleneck, layers=(3, 4, 6, 3))
+resnet101 = _variant("resnet101", doc="ResNet-101", block=Bottleneck, layers=(3, 4, 23, 3))
+resnet152 = _variant("resnet152", doc="ResNet-152", block=Bottleneck, layers=(3, 8, 36, 3))
+resnext50_32x4d = _resnext(
+    "resnext50_32x4d", doc="ResNeXt-50 32x4d", layers=(3, 4, 6, 3), groups=32, width_per_group=4
 )
-resnext101_32x8d = _variant(
-    "resnext101_32x8d",
-    "ResNeXt-101 32x8d (Xie et al. 2016).",
-    Bottleneck,
-    (3, 4, 23, 3),
-    groups=32,
-    width_per_group=8,
+resnext101_32x8d = _resnext(
+    "resnext101_32x8d", doc="ResNeXt-101 32x8d", layers=(3, 4, 23, 3), groups=32, width_per_group=8
 )
-resnext101_64x4d = _variant(
-    "resnext101_64x4d",
-    "ResNeXt-101 64x4d (Xie et al. 2016).",
-    Bottleneck,
-    (3, 4, 23, 3),
-    groups=64,
-    width_per_group=4,
+resnext101_64x4d = _resnext(
+    "resnext101_64x4d", doc="ResNeXt-101 64x4d", layers=(3, 4, 23, 3), groups=64, width_per_group=4
 )
-wide_resnet50_2 = _variant(
-    "wide_resnet50_2",
-    "Wide ResNet-50-2 (Zagoruyko and Komodakis 2016).",
-    Bottleneck,
-    (3, 4, 6, 3),
-    width_per_group=128,
-)
-wide_resnet101_2 = _variant(
-    "wide_resnet101_2",
-    "Wide ResNet-101-2 (Zagoruyko and Komodakis 2016).",
-    Bottleneck,
-    (3, 4, 23, 3),
-    width_per_group=128,
-)
+wide_resnet50_2 = _wide("wide_resnet50_2", doc="Wide ResNet-50-2", layers=(3, 4, 6, 3))
+wide_resnet101_2 = _wide("wide_resnet101_2", doc="Wide ResNet-101-2", layers=(3, 4, 23, 3))

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jaxcnn.models.layers import Classifier
+from jaxcnn.models.classifier import Classifier
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -148,7 +148,8 @@ def make_train_step(
         ``train_step(state, batch, *, axis_name="batch") -> (state, metrics)``. The batch is one
         replica's ``image`` ``[N, H, W, C]`` and ``label`` ``[N]``; replicas meet along
         ``axis_name`` (None: there is one only), where gradients, metrics and running statistics
-        are averaged. Metrics are ``loss``, ``top1`` and ``top5``, means over the batch of all
+        are averaged. The loss is the logits' and, ``model.aux_weight`` times, each auxiliary
+        head's. Metrics are ``loss``, ``top1`` and ``top5``, means over the batch of all
         replicas before the update.
     """
 
@@ -160,14 +161,18 @@ def make_train_step(
         images, labels = normalize(batch["image"]), batch["label"]
 
         def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-            logits, mutated = model.apply(
+            outputs, mutated = model.apply(
                 {"params": params, "batch_stats": state.batch_stats},
                 images,
                 train=True,
                 mutable=["batch_stats"],
                 rngs={"dropout": key},
             )
+            logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
             loss = jnp.mean(cross_entropy(logits, labels, label_smoothing))
+            for head in auxiliary:
+                aux_loss = jnp.mean(cross_entropy(head, labels, label_smoothing))
+                loss += model.aux_weight * aux_loss
             return loss, (logits, mutated.get("batch_stats", {}))
 
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from compare import nhwc, worst
+from compare import as_tuple, nhwc, worst
 
 from jaxcnn import convert
-from jaxcnn.models.layers import Classifier
+from jaxcnn.models.classifier import Classifier
 from jaxcnn.training.optimizer import sgd
 from jaxcnn.training.step import TrainState, make_train_step
 
@@ -19,7 +19,11 @@ Arrays = dict[str, np.ndarray]
 
 
 def torch_steps(
-    module: torch.nn.Module, images: np.ndarray, labels: np.ndarray, learning_rate: float
+    module: torch.nn.Module,
+    images: np.ndarray,
+    labels: np.ndarray,
+    learning_rate: float,
+    aux_weight: float,
 ) -> tuple[list[float], Arrays, Arrays]:
     """Losses, state dict and momentum buffers after training ``module`` in place."""
     module.train()
@@ -29,9 +33,11 @@ def torch_steps(
     losses = []
     for batch, target in zip(images, labels, strict=True):
         optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(
-            module(torch.from_numpy(batch)), torch.from_numpy(target)
-        )
+        losses_of_heads = [
+            torch.nn.functional.cross_entropy(logits, torch.from_numpy(target))
+            for logits in as_tuple(module(torch.from_numpy(batch)))
+        ]
+        loss = losses_of_heads[0] + aux_weight * sum(losses_of_heads[1:])
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
@@ -73,6 +79,7 @@ def worst_step_error(
     shape: tuple[int, int, int, int],
     *,
     learning_rate: float = 0.01,
+    aux_weight: float = 0.0,
     seed: int = 0,
 ) -> tuple[float, str]:
     """The largest relative error after three steps, and of what.
@@ -82,6 +89,7 @@ def worst_step_error(
         module: torch's, in float64 and randomised; it is trained.
         shape: of a batch, ``[N, C, H, W]``.
         learning_rate: of both.
+        aux_weight: what each auxiliary head's loss counts in torch.
         seed: of the images and labels.
     """
     rng = np.random.default_rng(seed)
@@ -89,7 +97,7 @@ def worst_step_error(
     labels = rng.integers(0, model.num_classes, (STEPS, shape[0]))
     variables = convert.from_torch(module.state_dict(), model)
     ours = our_steps(model, variables, images, labels, learning_rate)
-    theirs = torch_steps(module, images, labels, learning_rate)
+    theirs = torch_steps(module, images, labels, learning_rate, aux_weight)
     for state in (ours[1], theirs[1]):  # torch counts batches, we do not
         for name in [name for name in state if name.endswith("num_batches_tracked")]:
             del state[name]

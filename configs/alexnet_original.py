@@ -1,0 +1,10 @@
+"""alexnet_original: Krizhevsky et al. 2012, on ImageNet, or what suits another dataset."""
+
+from ml_collections import config_dict
+
+from jaxcnn.training.recipes import recipe
+
+
+def get_config(dataset: str = "imagenet2012") -> config_dict.ConfigDict:
+    """The config for a dataset: ``--config configs/alexnet_original.py:cifar10``."""
+    return recipe("alexnet_original", dataset)

@@ -1,0 +1,10 @@
+"""densenet161: Huang et al. 2017, on ImageNet, or what suits another dataset."""
+
+from ml_collections import config_dict
+
+from jaxcnn.training.recipes import recipe
+
+
+def get_config(dataset: str = "imagenet2012") -> config_dict.ConfigDict:
+    """The config for a dataset: ``--config configs/densenet161.py:cifar10``."""
+    return recipe("densenet161", dataset)

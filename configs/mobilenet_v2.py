@@ -1,0 +1,10 @@
+"""mobilenet_v2: Sandler et al. 2018, on ImageNet, or what suits another dataset."""
+
+from ml_collections import config_dict
+
+from jaxcnn.training.recipes import recipe
+
+
+def get_config(dataset: str = "imagenet2012") -> config_dict.ConfigDict:
+    """The config for a dataset: ``--config configs/mobilenet_v2.py:cifar10``."""
+    return recipe("mobilenet_v2", dataset)

@@ -1,0 +1,10 @@
+"""mobilenet_v3_large: Howard et al. 2019, on ImageNet, or what suits another dataset."""
+
+from ml_collections import config_dict
+
+from jaxcnn.training.recipes import recipe
+
+
+def get_config(dataset: str = "imagenet2012") -> config_dict.ConfigDict:
+    """The config for a dataset: ``--config configs/mobilenet_v3_large.py:cifar10``."""
+    return recipe("mobilenet_v3_large", dataset)

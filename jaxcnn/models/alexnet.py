@@ -1,0 +1,64 @@
+"""AlexNet in its form for one GPU, as ``torchvision.models.alexnet`` defines it.
+
+Krizhevsky 2014, "One weird trick for parallelizing convolutional neural networks": a single tower
+with 64, 192, 384, 256 and 256 channels and without local response normalisation.
+"""
+
+from functools import partial
+from typing import ClassVar
+
+import jax
+from flax import linen as nn
+
+from jaxcnn.models.classifier import Classifier
+from jaxcnn.models.layers import (
+    Conv,
+    Dropout,
+    Lambda,
+    Linear,
+    Sequential,
+    adaptive_avg_pool,
+    flatten,
+    max_pool,
+)
+from jaxcnn.models.registry import Builder
+
+
+class AlexNet(Classifier):
+    """``torchvision.models.AlexNet``: five convolutions, averaging to 6x6, three dense layers.
+
+    Attributes:
+        dropout: probability with which an input of the first two dense layers is dropped.
+    """
+
+    stem: ClassVar[str] = "features.0"
+    paper: ClassVar[str] = (
+        "Krizhevsky 2014, One weird trick for parallelizing convolutional neural networks"
+    )
+
+    dropout: float = 0.5
+
+    @nn.compact
+    def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps ``[N, H, W, C]`` to ``[N, num_classes]``."""
+        relu = partial(Lambda, nn.relu)
+        pool = partial(Lambda, partial(max_pool, kernel_size=3, stride=2))
+        features = (
+            *(partial(Conv, 64, 11, stride=4, padding=2), relu, pool),
+            *(partial(Conv, 192, 5, padding=2), relu, pool),
+            *(partial(Conv, 384, 3, padding=1), relu),
+            *(partial(Conv, 256, 3, padding=1), relu),
+            *(partial(Conv, 256, 3, padding=1), relu, pool),
+        )
+        dropout = partial(Dropout, self.dropout)
+        classifier = (
+            *(dropout, partial(Linear, 4096), relu),
+            *(dropout, partial(Linear, 4096), relu),
+            partial(Linear, self.num_classes),
+        )
+        x = Sequential(features, name="features")(x, train)
+        x = flatten(adaptive_avg_pool(x, 6))
+        return Sequential(classifier, name="classifier")(x, train)
+
+
+alexnet = Builder("alexnet", AlexNet, "AlexNet of one tower")

@@ -1,0 +1,148 @@
+"""ConvNeXt: Liu et al. 2022, "A ConvNet for the 2020s"."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import ClassVar
+
+import jax
+from flax import linen as nn
+
+from jaxcnn.errors import UserError
+from jaxcnn.models.blocks import ConvNormActivation
+from jaxcnn.models.classifier import Classifier
+from jaxcnn.models.layers import (
+    Conv,
+    Lambda,
+    LayerFactory,
+    LayerNorm,
+    Linear,
+    Module,
+    Sequential,
+    StochasticDepth,
+    adaptive_avg_pool,
+    flatten,
+)
+from jaxcnn.models.registry import Builder
+
+# The paper truncates at +-2, as torch does by default: a hundred standard deviations, so never.
+_INIT = {"kernel_init": nn.initializers.normal(0.02), "bias_init": nn.initializers.zeros}
+NextConv = partial(Conv, **_INIT)
+NextLinear = partial(Linear, **_INIT)
+NextNorm = partial(LayerNorm, eps=1e-6)
+
+_gelu = partial(Lambda, partial(jax.nn.gelu, approximate=False))
+# torch's change from channels first to channels last, which all is here; it has its number.
+_permute = partial(Lambda, lambda x: x)
+
+
+class CNBlock(Module):
+    """The ConvNeXt block: a depthwise 7x7 convolution, then two dense layers (figure 4).
+
+    The branch is scaled, each channel by its own learned number (section A.1; Touvron et al.
+    2021, "Going deeper with image transformers"): ``layer_scale``, ``[C, 1, 1]``.
+
+    Attributes:
+        initial_scale: of every channel.
+        stochastic_depth_prob: probability to leave the branch out in training.
+    """
+
+    initial_scale: float
+    stochastic_depth_prob: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps ``[N, H, W, C]`` to the same shape."""
+        channels = x.shape[-1]
+        layers = (
+            partial(NextConv, channels, 7, padding=3, groups=channels),
+            _permute,
+            NextNorm,
+            partial(NextLinear, 4 * channels),
+            _gelu,
+            partial(NextLinear, channels),
+        )
+        y = Sequential(layers, name="block")(x, train)
+        init = nn.initializers.constant(self.initial_scale)
+        scale = self.param("layer_scale", init, (channels, 1, 1), self._param_dtype)
+        y, scale = nn.dtypes.promote_dtype(y, scale, dtype=self.dtype)
+        drop = StochasticDepth(self.stochastic_depth_prob, name="stochastic_depth")
+        return x + drop(scale.reshape(-1) * y, train)
+
+
+class ConvNeXt(Classifier):
+    """``torchvision.models.ConvNeXt``: a 4x4 stem, four stages with 2x2 convolutions between.
+
+    Stages have strides 4, 8, 16 and 32 (over the whole network).
+
+    Attributes:
+        widths: channels of each stage.
+        depths: blocks of each stage.
+        stochastic_depth_prob: probability to leave out the last block's branch in training; it
+            grows from 0 at the first block, linearly.
+        layer_scale: initial scale of the blocks' branches.
+        norm_layer: factory of the norms of the stem, between the stages and of the head, called
+            as ``norm_layer(name=...)``; the module it gives is called with ``(x, train)``. None:
+            :class:`~jaxcnn.models.layers.LayerNorm` with an eps of 1e-6, which the blocks' own
+            norms are in any case, as in torchvision.
+    """
+
+    stem: ClassVar[str] = "features.0.0"
+    paper: ClassVar[str] = "Liu et al. 2022, A ConvNet for the 2020s"
+
+    widths: Sequence[int]
+    depths: Sequence[int]
+    stochastic_depth_prob: float = 0.0
+    layer_scale: float = 1e-6
+    norm_layer: LayerFactory | None = None
+
+    @nn.compact
+    def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps ``[N, H, W, C]`` to ``[N, num_classes]``."""
+        if not 0 <= self.stochastic_depth_prob <= 1:
+            raise UserError(
+                "stochastic_depth_prob must be a probability, 0 to 1; it is "
+                f"{self.stochastic_depth_prob}."
+            )
+        norm_layer = self.norm_layer or NextNorm
+        last = sum(self.depths) - 1
+        blocks = [
+            partial(CNBlock, self.layer_scale, self.stochastic_depth_prob * block / last)
+            for block in range(last + 1)
+        ]
+        layers: list[LayerFactory] = []
+        for index, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
+            if index == 0:
+                patches = partial(
+                    ConvNormActivation, width, 4, 4, padding=0, use_bias=True, **_INIT
+                )
+                layers.append(partial(patches, norm_layer=norm_layer, activation=None))
+            else:
+                halve = partial(NextConv, width, 2, stride=2)
+                layers.append(partial(Sequential, (norm_layer, halve)))
+            layers.append(partial(Sequential, blocks[:depth]))
+            blocks = blocks[depth:]
+        x = Sequential(layers, name="features")(x, train)
+        x = adaptive_avg_pool(x, 1)
+        head = (norm_layer, partial(Lambda, flatten), partial(NextLinear, self.num_classes))
+        return Sequential(head, name="classifier")(x, train)
+
+
+def _variant(
+    name: str, doc: str, widths: Sequence[int], depths: Sequence[int], stochastic_depth_prob: float
+) -> Builder[ConvNeXt]:
+    defaults = {"stochastic_depth_prob": stochastic_depth_prob}
+    return Builder(name, ConvNeXt, doc, defaults=defaults, widths=widths, depths=depths)
+
+
+convnext_tiny = _variant(
+    "convnext_tiny", "ConvNeXt-T", (96, 192, 384, 768), (3, 3, 9, 3), stochastic_depth_prob=0.1
+)
+convnext_small = _variant(
+    "convnext_small", "ConvNeXt-S", (96, 192, 384, 768), (3, 3, 27, 3), stochastic_depth_prob=0.4
+)
+convnext_base = _variant(
+    "convnext_base", "ConvNeXt-B", (128, 256, 512, 1024), (3, 3, 27, 3), stochastic_depth_prob=0.5
+)
+convnext_large = _variant(
+    "convnext_large", "ConvNeXt-L", (192, 384, 768, 1536), (3, 3, 27, 3), stochastic_depth_prob=0.5
+)

@@ -1,0 +1,172 @@
+"""GoogLeNet as published, the winner of ImageNet's contest of 2014.
+
+Szegedy et al. 2014, "Going deeper with convolutions", table 1 and figure 3: convolutions with
+biases, of 5x5 where torchvision has 3x3, local response normalisation in the stem and no batch
+normalisation. What the paper leaves open is as in Caffe's ``bvlc_googlenet``: the normalisation's
+constants, how the pools end (they hang over), and the initial weights.
+"""
+
+from functools import partial
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxcnn.errors import UserError
+from jaxcnn.models.classifier import Classifier
+from jaxcnn.models.googlenet import (
+    AUXILIARY_HEADS,
+    INCEPTION_WIDTHS,
+    GoogLeNetOutputs,
+    InceptionWidths,
+)
+from jaxcnn.models.layers import (
+    Conv,
+    Dropout,
+    Linear,
+    Module,
+    adaptive_avg_pool,
+    avg_pool,
+    flatten,
+    local_response_norm,
+    max_pool,
+)
+from jaxcnn.models.registry import Builder
+
+# Caffe's "xavier": uniform with the variance 1 / fan_in; biases that keep the ReLUs alive.
+_initial_kernel = nn.initializers.lecun_uniform()
+_initial_bias = nn.initializers.constant(0.2)
+
+# Pixels of the maps that the auxiliary heads were made for, and of those after their pool.
+AUXILIARY_MAP, AUXILIARY_POOLED = 14, 4
+
+_Conv = partial(Conv, kernel_init=_initial_kernel, bias_init=_initial_bias)
+_LastLinear = partial(Linear, kernel_init=_initial_kernel, bias_init=nn.initializers.zeros)
+
+_normalize = partial(local_response_norm, size=5)
+_halve = partial(max_pool, kernel_size=3, stride=2, ceil_mode=True)
+
+
+class Inception(Module):
+    """The Inception module: what windows of 1x1, 3x3 and 5x5 see, side by side (figure 2).
+
+    Attributes:
+        widths: channels of the convolutions.
+        naive: leave out the 1x1 convolutions that reduce the channels before the larger windows
+            and after the pool (figure 2a rather than 2b), with their widths.
+    """
+
+    widths: InceptionWidths
+    naive: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps ``[N, H, W, C]`` to ``[N, H, W, C']``, the branches' channels one after another."""
+        widths = self.widths
+
+        def point(x: jax.Array, name: str) -> jax.Array:
+            return nn.relu(_Conv(getattr(widths, name), 1, name=name)(x))
+
+        def reduced(x: jax.Array, name: str) -> jax.Array:
+            return x if self.naive else point(x, name)
+
+        conv3x3 = _Conv(widths.conv3x3, 3, padding=1, name="conv3x3")
+        conv5x5 = _Conv(widths.conv5x5, 5, padding=2, name="conv5x5")
+        branches = (
+            point(x, "conv1x1"),
+            nn.relu(conv3x3(reduced(x, "reduce3x3"))),
+            nn.relu(conv5x5(reduced(x, "reduce5x5"))),
+            reduced(max_pool(x, 3, stride=1, padding=1), "pool_proj"),
+        )
+        return jnp.concatenate(branches, axis=-1)
+
+
+class AuxiliaryHead(Module):
+    """A classifier of a map between, in training (section 5).
+
+    Average pooling, a 1x1 convolution and two dense layers.
+
+    Attributes:
+        num_classes: length of its logits.
+        dropout: probability with which an input of the last layer is dropped.
+    """
+
+    num_classes: int
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps ``[N, H, W, C]``, of 14 to 16 pixels a side, to ``[N, num_classes]``."""
+        if not all(AUXILIARY_MAP <= size < AUXILIARY_MAP + 3 for size in x.shape[1:3]):
+            raise UserError(
+                "The auxiliary heads take maps of 14 to 16 pixels a side, so images of 223 to 270, "
+                f"but theirs is {x.shape[1]}x{x.shape[2]}; use such images or aux_logits=False."
+            )
+        x = avg_pool(x, 5, 3)
+        x = flatten(nn.relu(_Conv(128, 1, name="conv")(x)))
+        x = nn.relu(
+            Linear(1024, kernel_init=_initial_kernel, bias_init=_initial_bias, name="fc1")(x)
+        )
+        x = Dropout(self.dropout)(x, train)
+        return _LastLinear(self.num_classes, name="fc2")(x)
+
+
+class GoogLeNetOriginal(Classifier):
+    """A stem, nine Inception modules, averaging, and one dense layer.
+
+    In training two auxiliary heads look at the maps between, if there are any; their dense layers
+    take images of 223 to 270 pixels a side. Without them any size from 31 on will do.
+
+    Attributes:
+        aux_logits: whether there are auxiliary heads.
+        dropout: probability with which an input of the last layer is dropped.
+        dropout_aux: likewise of the auxiliary heads.
+    """
+
+    stem: ClassVar[str] = "conv1"
+    paper: ClassVar[str] = "Szegedy et al. 2014, Going deeper with convolutions"
+    aux_weight: ClassVar[float] = 0.3
+
+    aux_logits: bool = True
+    dropout: float = 0.4
+    dropout_aux: float = 0.7
+
+    @nn.compact
+    def forward(self, x: jax.Array, train: bool = False) -> jax.Array | GoogLeNetOutputs:
+        """Maps ``[N, H, W, C]`` to ``[N, num_classes]``."""
+        x = nn.relu(_Conv(64, 7, stride=2, padding=3, name="conv1")(x))
+        x = _normalize(_halve(x))
+        x = nn.relu(_Conv(64, 1, name="conv2_reduce")(x))
+        x = nn.relu(_Conv(192, 3, padding=1, name="conv2")(x))
+        x = _halve(_normalize(x))
+        auxiliary = {}
+        for module, widths in INCEPTION_WIDTHS.items():
+            if module in ("4a", "5a"):
+                x = _halve(x)
+            x = Inception(widths, name=f"inception{module}")(x, train)
+            if self.aux_logits and module in AUXILIARY_HEADS:
+                auxiliary[module] = self._auxiliary_head(x, train, AUXILIARY_HEADS[module])
+        x = Dropout(self.dropout)(flatten(adaptive_avg_pool(x, 1)), train)
+        logits = _LastLinear(self.num_classes, name="fc")(x)
+        if train and self.aux_logits:
+            return GoogLeNetOutputs(logits, auxiliary["4d"], auxiliary["4a"])
+        return logits
+
+    def _auxiliary_head(self, x: jax.Array, train: bool, name: str) -> jax.Array | None:
+        """The logits of an auxiliary head, in training."""
+        head = AuxiliaryHead(self.num_classes, self.dropout_aux, name=name)
+        if train:
+            return head(x, train)
+        if self.is_initializing():  # for its parameters, whatever the size of these images
+            head(jnp.zeros((1, AUXILIARY_MAP, AUXILIARY_MAP, x.shape[-1]), x.dtype))
+        return None
+
+
+googlenet_original = Builder(
+    "googlenet_original",
+    GoogLeNetOriginal,
+    "GoogLeNet as published",
+    parameters=6_998_552,  # without the auxiliary heads, as torchvision counts its own
+    multiply_adds=1_582_671_872,
+)

@@ -1,0 +1,263 @@
+"""Inception v3, as ``torchvision.models.inception`` defines it.
+
+Szegedy et al. 2015, "Rethinking the Inception architecture for computer vision", table 1 and
+figures 5 to 7 and 10.
+"""
+
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxcnn.models.classifier import Classifier
+from jaxcnn.models.googlenet import ConvNormRelu, from_imagenets_to_tensorflows_scale
+from jaxcnn.models.layers import (
+    Dropout,
+    Linear,
+    Module,
+    adaptive_avg_pool,
+    avg_pool,
+    flatten,
+    max_pool,
+)
+from jaxcnn.models.layers.module import pair
+from jaxcnn.models.registry import Builder
+
+# torchvision cuts the initial weights off at 2, 20 standard deviations away: so at nothing.
+_initial_kernel = nn.initializers.normal(0.1)
+# Those of the auxiliary head's last layer. torchvision means its conv1 to begin with 0.01 too, but
+# says so of a module that has no weights itself: it has 0.1 like all others.
+_initial_aux_kernel = nn.initializers.normal(0.001)
+
+InceptionConv = partial(ConvNormRelu, kernel_init=_initial_kernel)
+
+# Output channels, kernel size and, if it is not 1, stride.
+Convolution = tuple[Any, ...]
+
+
+class InceptionOutputs(NamedTuple):
+    """What an Inception v3 with its auxiliary head gives in training, each ``[N, num_classes]``.
+
+    Attributes:
+        logits: of the network.
+        aux_logits: of the head after the last module of 17x17 pixels.
+    """
+
+    logits: jax.Array
+    aux_logits: jax.Array
+
+
+class InceptionModule(Module):
+    """What the modules have in common: branches side by side, of convolutions in a row."""
+
+    def convolve(self, x: jax.Array, train: bool, **convolutions: Convolution) -> jax.Array:
+        """Applies convolutions in turn, by name: ``conv=(features, kernel_size[, stride])``.
+
+        They keep the size of the map, but those with a stride have no padding.
+        """
+        for name, (features, kernel_size, *stride) in convolutions.items():
+            height, width = pair(kernel_size)
+            padding = 0 if stride else (height // 2, width // 2)
+            x = InceptionConv(features, kernel_size, *stride, padding=padding, name=name)(x, train)
+        return x
+
+    def pooled(self, x: jax.Array, train: bool, features: int) -> jax.Array:
+        """The branch of a 1x1 convolution after averaging."""
+        return self.convolve(avg_pool(x, 3, 1, 1), train, branch_pool=(features, 1))
+
+
+class InceptionA(InceptionModule):
+    """A 5x5 convolution, and two of 3x3 in its place (figure 5).
+
+    Attributes:
+        pool_features: output channels of the branch with the pool.
+    """
+
+    pool_features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps ``[N, H, W, C]`` to ``[N, H, W, 224 + pool_features]``."""
+        branch = partial(self.convolve, x, train)
+        branches = (
+            branch(branch1x1=(64, 1)),
+            branch(branch5x5_1=(48, 1), branch5x5_2=(64, 5)),
+            branch(branch3x3dbl_1=(64, 1), branch3x3dbl_2=(96, 3), branch3x3dbl_3=(96, 3)),
+            self.pooled(x, train, self.pool_features),
+        )
+        return jnp.concatenate(branches, axis=-1)
+
+
+class InceptionB(InceptionModule):
+    """Halves the map of 35x35 pixels (figure 10): convolutions beside a pool."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps ``[N, H, W, C]`` to ``[N, (H - 1) / 2, (W - 1) / 2, 480 + C]``."""
+        branch = partial(self.convolve, x, train)
+        branches = (
+            branch(branch3x3=(384, 3, 2)),
+            branch(branch3x3dbl_1=(64, 1), branch3x3dbl_2=(96, 3), branch3x3dbl_3=(96, 3, 2)),
+            max_pool(x, 3, 2),
+        )
+        return jnp.concatenate(branches, axis=-1)
+
+
+class InceptionC(InceptionModule):
+    """7x7 convolutions, each factored into one of 1x7 and one of 7x1 (figure 6, n = 7).
+
+    Attributes:
+        channels_7x7: channels between those.
+    """
+
+    channels_7x7: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps ``[N, H, W, C]`` to ``[N, H, W, 768]``."""
+        between, row, column = self.channels_7x7, (1, 7), (7, 1)
+        branch = partial(self.convolve, x, train)
+        branches = (
+            branch(branch1x1=(192, 1)),
+            branch(
+                branch7x7_1=(between, 1),
+                branch7x7_2=(between, row),
+                branch7x7_3=(192, column),
+            ),
+            branch(
+                branch7x7dbl_1=(between, 1),
+                branch7x7dbl_2=(between, column),
+                branch7x7dbl_3=(between, row),
+                branch7x7dbl_4=(between, column),
+                branch7x7dbl_5=(192, row),
+            ),
+            self.pooled(x, train, 192),
+        )
+        return jnp.concatenate(branches, axis=-1)
+
+
+class InceptionD(InceptionModule):
+    """Halves the map of 17x17 pixels: convolutions beside a pool."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps ``[N, H, W, C]`` to ``[N, (H - 1) / 2, (W - 1) / 2, 512 + C]``."""
+        branch = partial(self.convolve, x, train)
+        branches = (
+            branch(branch3x3_1=(192, 1), branch3x3_2=(320, 3, 2)),
+            branch(
+                branch7x7x3_1=(192, 1),
+                branch7x7x3_2=(192, (1, 7)),
+                branch7x7x3_3=(192, (7, 1)),
+                branch7x7x3_4=(192, 3, 2),
+            ),
+            max_pool(x, 3, 2),
+        )
+        return jnp.concatenate(branches, axis=-1)
+
+
+class InceptionE(InceptionModule):
+    """3x3 convolutions whose factors of 1x3 and 3x1 stand side by side (figure 7)."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps ``[N, H, W, C]`` to ``[N, H, W, 2048]``."""
+        row, column = (1, 3), (3, 1)
+        branch = partial(self.convolve, x, train)
+        single = branch(branch3x3_1=(384, 1))
+        double = branch(branch3x3dbl_1=(448, 1), branch3x3dbl_2=(384, 3))
+        branches = (
+            branch(branch1x1=(320, 1)),
+            self.convolve(single, train, branch3x3_2a=(384, row)),
+            self.convolve(single, train, branch3x3_2b=(384, column)),
+            self.convolve(double, train, branch3x3dbl_3a=(384, row)),
+            self.convolve(double, train, branch3x3dbl_3b=(384, column)),
+            self.pooled(x, train, 192),
+        )
+        return jnp.concatenate(branches, axis=-1)
+
+
+class InceptionAux(Module):
+    """The auxiliary head: pooling, a 1x1 and a 5x5 convolution, averaging, one layer (figure 8).
+
+    Attributes:
+        num_classes: length of its logits.
+    """
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps ``[N, H, W, C]`` to ``[N, num_classes]``; the map has at least 17x17 pixels."""
+        x = InceptionConv(128, 1, name="conv0")(avg_pool(x, 5, 3), train)
+        x = InceptionConv(768, 5, name="conv1")(x, train)
+        x = flatten(adaptive_avg_pool(x, 1))
+        return Linear(self.num_classes, kernel_init=_initial_aux_kernel, name="fc")(x)
+
+
+class Inception3(Classifier):
+    """``torchvision.models.Inception3``: a stem, eleven modules, averaging, one layer.
+
+    The modules work on maps of 35x35, 17x17 and 8x8 pixels. In training the auxiliary head, if
+    there is one, looks at the last of 17x17; it takes images from 299x299 pixels on.
+
+    Attributes:
+        aux_logits: whether there is the auxiliary head.
+        transform_input: whether images come normalised for torchvision's other networks, and are
+            to be brought to the scale of TensorFlow's, for its weights.
+        dropout: probability with which an input of the last layer is dropped.
+    """
+
+    stem: ClassVar[str] = "Conv2d_1a_3x3.conv"
+    paper: ClassVar[str] = (
+        "Szegedy et al. 2015, Rethinking the Inception architecture for computer vision"
+    )
+    aux_weight: ClassVar[float] = 0.4
+
+    input_size: int = 299
+    aux_logits: bool = True
+    transform_input: bool = False
+    dropout: float = 0.5
+
+    @nn.compact
+    def forward(self, x: jax.Array, train: bool = False) -> jax.Array | InceptionOutputs:
+        """Maps ``[N, H, W, C]`` to ``[N, num_classes]``."""
+        if self.transform_input:
+            x = from_imagenets_to_tensorflows_scale(x)
+        x = InceptionConv(32, 3, 2, name="Conv2d_1a_3x3")(x, train)
+        x = InceptionConv(32, 3, name="Conv2d_2a_3x3")(x, train)
+        x = InceptionConv(64, 3, padding=1, name="Conv2d_2b_3x3")(x, train)
+        x = max_pool(x, 3, 2)
+        x = InceptionConv(80, 1, name="Conv2d_3b_1x1")(x, train)
+        x = InceptionConv(192, 3, name="Conv2d_4a_3x3")(x, train)
+        x = max_pool(x, 3, 2)
+
+        for letter, pool_features in zip("bcd", (32, 64, 64), strict=True):
+            x = InceptionA(pool_features, name=f"Mixed_5{letter}")(x, train)
+        x = InceptionB(name="Mixed_6a")(x, train)
+        for letter, channels_7x7 in zip("bcde", (128, 160, 160, 192), strict=True):
+            x = InceptionC(channels_7x7, name=f"Mixed_6{letter}")(x, train)
+        aux_logits = self._auxiliary_head(x, train)
+        x = InceptionD(name="Mixed_7a")(x, train)
+        for letter in "bc":
+            x = InceptionE(name=f"Mixed_7{letter}")(x, train)
+
+        x = Dropout(self.dropout)(flatten(adaptive_avg_pool(x, 1)), train)
+        logits = Linear(self.num_classes, kernel_init=_initial_kernel, name="fc")(x)
+        return logits if aux_logits is None else InceptionOutputs(logits, aux_logits)
+
+    def _auxiliary_head(self, x: jax.Array, train: bool) -> jax.Array | None:
+        """The auxiliary logits in training, if there is the head."""
+        if not self.aux_logits:
+            return None
+        head = InceptionAux(self.num_classes, name="AuxLogits")
+        if train:
+            return head(x, train)
+        if self.is_initializing():  # for its parameters, even if these images are too small for it
+            head(jnp.zeros((1, 17, 17, x.shape[-1]), x.dtype))
+        return None
+
+
+inception_v3 = Builder("inception_v3", Inception3, "Inception v3")

@@ -1,0 +1,84 @@
+"""Torch's layers in Flax, where Flax's own differ.
+
+Images are ``[N, H, W, C]``; kernels are ``[H, W, in / groups, out]`` and ``[in, out]``.
+Arguments have torch's names and meanings (``padding`` is symmetric and explicit), parameters
+have Flax's (``kernel``, ``scale``, ``bias``; batch statistics ``mean`` and ``var``), children
+torchvision's, digits included: so one rule converts every state dict (see
+:mod:`jaxcnn.convert`).
+
+Every layer is called as ``layer(x, train)``, whether or not training changes what it does: so
+:class:`Sequential` and ``norm_layer`` need no special cases.
+"""
+
+from jaxcnn.models.layers.convolution import (
+    SMALL_MAP,
+    Conv,
+    ConvTranspose,
+    DepthwiseSeparableConv,
+    Linear,
+    SpatiallySeparableConv,
+    convolve,
+    kaiming_normal_fan_out,
+    torch_default_init,
+)
+from jaxcnn.models.layers.module import (
+    INITIALIZERS,
+    ImageTooSmall,
+    Lambda,
+    LayerFactory,
+    Module,
+    Sequential,
+    Size,
+    flatten,
+)
+from jaxcnn.models.layers.normalization import (
+    NORMS,
+    BatchNorm,
+    GroupNorm,
+    InstanceNorm,
+    LayerNorm,
+    SwitchableNorm,
+    local_response_norm,
+)
+from jaxcnn.models.layers.pooling import (
+    MaxPool,
+    adaptive_avg_pool,
+    avg_pool,
+    max_pool,
+    max_pool_switches,
+)
+from jaxcnn.models.layers.stochastic import Dropout, StochasticDepth
+
+__all__ = [
+    "INITIALIZERS",
+    "NORMS",
+    "SMALL_MAP",
+    "BatchNorm",
+    "Conv",
+    "ConvTranspose",
+    "DepthwiseSeparableConv",
+    "Dropout",
+    "GroupNorm",
+    "ImageTooSmall",
+    "InstanceNorm",
+    "Lambda",
+    "LayerFactory",
+    "LayerNorm",
+    "Linear",
+    "MaxPool",
+    "Module",
+    "Sequential",
+    "Size",
+    "SpatiallySeparableConv",
+    "StochasticDepth",
+    "SwitchableNorm",
+    "adaptive_avg_pool",
+    "avg_pool",
+    "convolve",
+    "flatten",
+    "kaiming_normal_fan_out",
+    "local_response_norm",
+    "max_pool",
+    "max_pool_switches",
+    "torch_default_init",
+]

@@ -1,0 +1,160 @@
+"""What layers and networks are made of: modules that inherit dtypes, and torch's names."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jax.nn.initializers import Initializer
+from jax.typing import DTypeLike
+
+from jaxcnn.errors import UserError, suggest
+
+Size = int | tuple[int, int]
+LayerFactory = Callable[..., nn.Module]
+
+# Initial weights by name: torch.nn.init's names.
+INITIALIZERS: dict[str, Initializer] = {
+    "xavier_uniform": nn.initializers.xavier_uniform(),
+    "xavier_normal": nn.initializers.xavier_normal(),
+    "kaiming_uniform": nn.initializers.he_uniform(),
+    "kaiming_normal": nn.initializers.he_normal(),
+}
+
+
+class Module(nn.Module, kw_only=True):
+    """A Flax module that takes these fields from the module around it unless given its own.
+
+    So a model says ``dtype`` once and its layers need not pass it down.
+
+    Attributes:
+        dtype: dtype of the computation; None: promoted from the input and the parameters.
+        param_dtype: dtype of the parameters and batch statistics; None: float32.
+        weight_init: initial kernels of all convolutions and dense layers, in place of those of
+            the layer: a Flax initializer, a name of ``INITIALIZERS`` (``"xavier_uniform"``, ...)
+            or a number (constant); None: the layer's own.
+        axis_name: mapped axis over which batch norms take their training statistics, those of all
+            replicas, as SyncBatchNorm does; None: each replica normalises with its own batch, as
+            under DistributedDataParallel.
+    """
+
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike | None = None
+    weight_init: Initializer | str | float | None = None
+    axis_name: str | None = None
+
+    def __post_init__(self) -> None:
+        """Registers the module with its parent and inherits the parent's fields."""
+        super().__post_init__()
+        if isinstance(self.parent, Module):
+            for field in ("dtype", "param_dtype", "weight_init", "axis_name"):
+                if getattr(self, field) is None:
+                    object.__setattr__(self, field, getattr(self.parent, field))
+
+    @property
+    def _param_dtype(self) -> DTypeLike:
+        return jnp.float32 if self.param_dtype is None else self.param_dtype
+
+    def _over_replicas(self, value: jax.Array) -> jax.Array:
+        """The mean over all replicas, if batch statistics are theirs."""
+        return value if self.axis_name is None else lax.pmean(value, self.axis_name)
+
+    def _kernel(
+        self, init: Initializer, shape: tuple[int, ...], weight_norm: bool = False
+    ) -> jax.Array:
+        """The parameter ``kernel``; or with ``weight_norm`` the product of its two factors.
+
+        ``torch.nn.utils.weight_norm`` (Salimans and Kingma 2016): each output channel's kernel is
+        its direction ``kernel_v`` over its length, times ``kernel_g``.
+        """
+        init = _initializer(self.weight_init) or init
+        if not weight_norm:
+            return self.param("kernel", init, shape, self._param_dtype)
+        v = self.param("kernel_v", init, shape, self._param_dtype)
+        g = self.param("kernel_g", lambda _: _lengths(v))
+        return v * (g / _lengths(v))
+
+
+def _lengths(v: jax.Array) -> jax.Array:
+    return jnp.sqrt(jnp.sum(jnp.square(v), axis=range(v.ndim - 1), keepdims=True))
+
+
+def _initializer(weight_init: Initializer | str | float | None) -> Initializer | None:
+    if isinstance(weight_init, str):
+        if weight_init not in INITIALIZERS:
+            raise UserError(
+                f"There is no weight_init {weight_init!r}; {suggest(weight_init, INITIALIZERS)}"
+            )
+        return INITIALIZERS[weight_init]
+    if isinstance(weight_init, (int, float)):
+        return nn.initializers.constant(weight_init)
+    return weight_init
+
+
+class Lambda(Module):
+    """A function as a layer, so that its output can be captured under its name."""
+
+    function: Callable[[jax.Array], jax.Array]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Applies the function."""
+        return self.function(x)
+
+
+class Sequential(Module):
+    """``torch.nn.Sequential``: layers one after another, named "0", "1", ...
+
+    Attributes:
+        layers: factories, each called as ``factory(name=...)``: module classes, partials of
+            them, or functions; what they give is called as ``layer(x, train)``.
+
+    Example::
+
+        relu = partial(Lambda, nn.relu)
+        Sequential((partial(Conv, 64, 3, padding=1), BatchNorm, relu), name="features")
+    """
+
+    layers: Sequence[LayerFactory]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Applies the layers in turn."""
+        for index, layer in enumerate(self.layers):
+            x = layer(name=str(index))(x, train)
+        return x
+
+
+class ImageTooSmall(UserError):
+    """A map is smaller than the window of the layer that it comes to."""
+
+
+def check_window(
+    x: jax.Array,
+    window: Sequence[int],
+    padding: tuple[int, int],
+    layer: str,
+    overhang: tuple[int, int] = (0, 0),
+) -> None:
+    """Checks that a window fits into ``[N, H, W, C]`` once, or hangs over by no more than it may.
+
+    Raises:
+        ImageTooSmall: if it does not.
+    """
+    sizes = zip(x.shape[1:3], window, padding, overhang, strict=True)
+    if any(size + 2 * p + over < w for size, w, p, over in sizes):
+        raise ImageTooSmall(
+            f"{layer} has a window of {window[0]}x{window[1]} pixels, for which its input of "
+            f"{x.shape[1]}x{x.shape[2]} is too small"
+        )
+
+
+def pair(value: Size) -> tuple[int, int]:
+    """Height and width of a size that may be one number for both."""
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def flatten(x: jax.Array) -> jax.Array:
+    """Flattens ``[N, H, W, C]`` to ``[N, C * H * W]``, in torch's order."""
+    return jnp.transpose(x, (0, 3, 1, 2)).reshape(x.shape[0], -1)

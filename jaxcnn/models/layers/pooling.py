@@ -1,0 +1,160 @@
+"""Pooling with torch's windows."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import lax
+
+from jaxcnn.models.layers.module import Module, Size, check_window, pair
+
+
+def _pool(
+    x: jax.Array,
+    init: float,
+    operation: Callable[..., jax.Array],
+    kernel_size: Size,
+    stride: Size | None,
+    padding: Size,
+    ceil_mode: bool,
+) -> jax.Array:
+    """Reduces windows of height and width."""
+    window = pair(kernel_size)
+    strides = window if stride is None else pair(stride)
+    overhang = (strides[0] - 1, strides[1] - 1) if ceil_mode else (0, 0)
+    check_window(x, window, pair(padding), "a pooling layer", overhang)
+    pads = []
+    for size, k, s, p in zip(x.shape[1:3], window, strides, pair(padding), strict=True):
+        extra = 0
+        if ceil_mode:
+            out = -(-(size + 2 * p - k) // s) + 1
+            if (out - 1) * s >= size + p:  # a window must begin inside the image or its left pad
+                out -= 1
+            extra = max(0, (out - 1) * s + k - (size + 2 * p))
+        pads.append((p, p + extra))
+    return lax.reduce_window(
+        x,
+        np.asarray(init, x.dtype),  # concrete: XLA knows the gradient of a known reduction only
+        operation,
+        (1, *window, 1),
+        (1, *strides, 1),
+        ((0, 0), *pads, (0, 0)),
+    )
+
+
+def max_pool(
+    x: jax.Array,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    *,
+    ceil_mode: bool = False,
+) -> jax.Array:
+    """``torch.nn.functional.max_pool2d`` of ``[N, H, W, C]``; ``stride`` None: the kernel's."""
+    return _pool(x, -jnp.inf, lax.max, kernel_size, stride, padding, ceil_mode)
+
+
+def max_pool_switches(
+    x: jax.Array, kernel_size: Size, stride: Size | None = None, padding: Size = 0
+) -> jax.Array:
+    """Where the maxima of :func:`max_pool` stood: ``max_pool2d(return_indices=True)`` of torch.
+
+    The "switches" of Zeiler and Fergus 2013, section 2.1, by which a deconvnet puts the values of
+    a pooled map back.
+
+    Returns:
+        int32 ``[N, H', W', C]``: row times W plus column of the first maximum of each window.
+    """
+    width, (rows, columns) = x.shape[2], pair(padding)
+    window, strides = pair(kernel_size), pair(kernel_size if stride is None else stride)
+    check_window(x, window, (rows, columns), "a pooling layer")
+    out_height, out_width = (
+        (size + 2 * p - k) // s + 1
+        for size, p, k, s in zip(x.shape[1:3], (rows, columns), window, strides, strict=True)
+    )
+    pads = ((0, 0), (rows, rows), (columns, columns), (0, 0))
+    padded = jnp.pad(x, pads, constant_values=-jnp.inf)
+    taps = [
+        padded[:, top : top + (out_height - 1) * strides[0] + 1 : strides[0]][
+            :, :, left : left + (out_width - 1) * strides[1] + 1 : strides[1]
+        ]
+        for top in range(window[0])
+        for left in range(window[1])
+    ]
+    down, right = jnp.divmod(jnp.argmax(jnp.stack(taps), axis=0), window[1])
+    top = jnp.arange(out_height)[:, None, None] * strides[0] - rows
+    left = jnp.arange(out_width)[:, None] * strides[1] - columns
+    return ((top + down) * width + left + right).astype(jnp.int32)
+
+
+class MaxPool(Module):
+    """:func:`max_pool` as a layer, which gives its switches to who asks for them.
+
+    Applied with ``mutable=["switches"]`` it leaves :func:`max_pool_switches` in the collection
+    ``"switches"``, under its path and ``indices``.
+    """
+
+    kernel_size: Size
+    stride: Size | None = None
+    padding: Size = 0
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Pools ``[N, H, W, C]``."""
+        window = (self.kernel_size, self.stride, self.padding)
+        if self.is_mutable_collection("switches") and not self.is_initializing():
+            self.put_variable("switches", "indices", max_pool_switches(x, *window))
+        return max_pool(x, *window)
+
+
+def avg_pool(
+    x: jax.Array,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    *,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> jax.Array:
+    """``torch.nn.functional.avg_pool2d`` of ``[N, H, W, C]``; ``stride`` None: the kernel's.
+
+    The zeros of ``padding`` count in the mean unless ``count_include_pad`` is False; what
+    ``ceil_mode`` adds beyond them never does.
+    """
+    total = _pool(x, 0.0, lax.add, kernel_size, stride, padding, ceil_mode)
+    height, width = pair(padding)
+    ones = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
+    if count_include_pad:
+        pads = ((0, 0), (height, height), (width, width), (0, 0))
+        ones = jnp.pad(ones, pads, constant_values=1)
+        pads_left = (0, 0)
+    else:
+        pads_left = (height, width)
+    count = _pool(ones, 0.0, lax.add, kernel_size, stride, pads_left, ceil_mode)
+    return total / count[:, : total.shape[1], : total.shape[2]]
+
+
+def adaptive_avg_pool(x: jax.Array, output_size: Size) -> jax.Array:
+    """``torch.nn.functional.adaptive_avg_pool2d`` of ``[N, H, W, C]``, for any input size.
+
+    Output cell i averages the rows from ``floor(i * H / out)`` to ``ceil((i + 1) * H / out)``.
+    """
+    out_height, out_width = pair(output_size)
+    if (out_height, out_width) == (1, 1):
+        return jnp.mean(x, axis=(1, 2), keepdims=True)
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    rows = jnp.asarray(_averaging_matrix(x.shape[1], out_height), dtype)
+    columns = jnp.asarray(_averaging_matrix(x.shape[2], out_width), dtype)
+    precision = lax.Precision.HIGHEST
+    y = jnp.einsum("ih,nhwc,jw->nijc", rows, x.astype(dtype), columns, precision=precision)
+    return y.astype(x.dtype)
+
+
+def _averaging_matrix(size: int, out: int) -> np.ndarray:
+    matrix = np.zeros((out, size))
+    for i in range(out):
+        start, end = i * size // out, -(-(i + 1) * size // out)
+        matrix[i, start:end] = 1 / (end - start)
+    return matrix

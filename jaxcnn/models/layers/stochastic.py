@@ -1,0 +1,43 @@
+"""What is random in training: dropout and stochastic depth."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxcnn.models.layers.module import Module
+
+
+class Dropout(Module):
+    """``torch.nn.Dropout``: in training each value is zero with probability ``rate``.
+
+    The others are scaled by ``1 / (1 - rate)``. Draws from the rng stream ``"dropout"``.
+    """
+
+    rate: float = 0.5
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Drops values of an array of any shape."""
+        return nn.Dropout(self.rate, deterministic=not train)(x)
+
+
+class StochasticDepth(Module):
+    """``torchvision.ops.StochasticDepth(mode="row")``: in training a branch is left out at random.
+
+    Huang et al. 2016, "Deep networks with stochastic depth". Each example's values are zero with
+    probability ``rate`` and otherwise scaled by ``1 / (1 - rate)``. Draws from the rng stream
+    ``"dropout"``.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Leaves out examples of ``[N, ...]``."""
+        if not train or self.rate == 0:
+            return x
+        if self.rate == 1:
+            return jnp.zeros_like(x)
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+        kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, shape)
+        return jnp.where(kept, x / (1 - self.rate), 0)

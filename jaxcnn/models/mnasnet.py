@@ -1,0 +1,150 @@
+"""MnasNet-B1 at four widths, as ``torchvision.models.mnasnet`` defines it.
+
+Tan, Chen, Pang, Vasudevan, Sandler, Howard and Le 2019, "MnasNet: platform-aware neural
+architecture search for mobile".
+"""
+
+from functools import partial
+from typing import ClassVar
+
+import jax
+from flax import linen as nn
+
+from jaxcnn.models.classifier import Classifier
+from jaxcnn.models.layers import (
+    BatchNorm,
+    Conv,
+    Dropout,
+    Lambda,
+    LayerFactory,
+    Linear,
+    Module,
+    Sequential,
+    adaptive_avg_pool,
+    flatten,
+    kaiming_normal_fan_out,
+)
+from jaxcnn.models.mobilenet_v2 import make_divisible
+from jaxcnn.models.registry import Builder
+
+# The paper's momentum is TensorFlow's 0.9997.
+_BatchNorm = partial(BatchNorm, momentum=1 - 0.9997)
+
+# Channels, kernel, stride, expansion and repetitions of each stack of inverted residuals.
+_STACKS = (
+    (24, 3, 2, 3, 3),
+    (40, 5, 2, 3, 3),
+    (80, 5, 2, 6, 3),
+    (96, 3, 1, 6, 2),
+    (192, 5, 2, 6, 4),
+    (320, 3, 1, 6, 1),
+)
+
+
+def _conv(
+    features: int, kernel_size: int = 1, stride: int = 1, groups: int = 1
+) -> tuple[LayerFactory, LayerFactory]:
+    """A convolution that keeps the map's size but for the stride, and its norm."""
+    conv = partial(
+        Conv,
+        features,
+        kernel_size,
+        stride=stride,
+        padding=kernel_size // 2,
+        groups=groups,
+        use_bias=False,
+        kernel_init=kaiming_normal_fan_out,
+    )
+    return conv, _BatchNorm
+
+
+_relu = partial(Lambda, nn.relu)
+
+
+class InvertedResidual(Module):
+    """MobileNetV2's block with ReLU: expand, convolve each channel, project ("MBConv").
+
+    Attributes:
+        features: output channels.
+        kernel_size: of the convolution of each channel.
+        stride: likewise.
+        expansion: channels between the two 1x1 convolutions, over those of the input.
+    """
+
+    features: int
+    kernel_size: int
+    stride: int
+    expansion: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps ``[N, H, W, C]`` to ``[N, H / stride, W / stride, features]``."""
+        channels = x.shape[-1]
+        expanded = channels * self.expansion
+        expand = _conv(expanded)
+        depthwise = _conv(expanded, self.kernel_size, self.stride, groups=expanded)
+        project = _conv(self.features)
+        layers = (*expand, _relu, *depthwise, _relu, *project)
+        y = Sequential(layers, name="layers")(x, train)
+        return x + y if self.stride == 1 and channels == self.features else y
+
+
+class MNASNet(Classifier):
+    """``torchvision.models.MNASNet``: MnasNet-B1, without squeeze-and-excitation.
+
+    Attributes:
+        alpha: multiplies the channels of every layer but the last convolution.
+        dropout: probability with which training drops an input of the last layer.
+    """
+
+    stem: ClassVar[str] = "layers.0"
+    paper: ClassVar[str] = (
+        "Tan et al. 2019, MnasNet: platform-aware neural architecture search for mobile"
+    )
+
+    alpha: float
+    dropout: float = 0.2
+
+    @nn.compact
+    def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps ``[N, H, W, C]`` to ``[N, num_classes]``."""
+
+        def width(channels: int) -> int:
+            return make_divisible(channels * self.alpha)
+
+        layers = [
+            *(*_conv(width(32), 3, stride=2), _relu),
+            *(*_conv(width(32), 3, groups=width(32)), _relu),
+            *_conv(width(16)),
+        ]
+        for channels, kernel_size, stride, expansion, repetitions in _STACKS:
+            blocks = [
+                partial(
+                    InvertedResidual,
+                    width(channels),
+                    kernel_size,
+                    stride if index == 0 else 1,
+                    expansion,
+                )
+                for index in range(repetitions)
+            ]
+            layers.append(partial(Sequential, blocks))
+        layers += [*_conv(1280), _relu]
+        x = flatten(adaptive_avg_pool(Sequential(layers, name="layers")(x, train), 1))
+
+        head = partial(
+            Linear,
+            self.num_classes,
+            # kaiming_uniform_(mode="fan_out", nonlinearity="sigmoid"), whose gain is 1
+            kernel_init=nn.initializers.variance_scaling(1.0, "fan_out", "uniform"),
+            bias_init=nn.initializers.zeros,
+        )
+        return Sequential((partial(Dropout, self.dropout), head), name="classifier")(x, train)
+
+
+_variant = partial(Builder, module=MNASNet)
+
+mnasnet0_5 = _variant("mnasnet0_5", doc="MnasNet-B1 0.5", alpha=0.5)
+mnasnet0_75 = _variant("mnasnet0_75", doc="MnasNet-B1 0.75", alpha=0.75)
+mnasnet1_0 = _variant("mnasnet1_0", doc="MnasNet-B1", alpha=1.0)
+mnasnet1_3 = _variant("mnasnet1_3", doc="MnasNet-B1 1.3", alpha=1.3)

@@ -1,0 +1,166 @@
+"""MobileNetV2, as ``torchvision.models.mobilenetv2`` defines it.
+
+Sandler, Howard, Zhu, Zhmoginov and Chen 2018, "MobileNetV2: inverted residuals and linear
+bottlenecks".
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import ClassVar
+
+import jax
+from flax import linen as nn
+
+from jaxcnn.errors import UserError
+from jaxcnn.models.blocks import ConvNormActivation
+from jaxcnn.models.classifier import Classifier
+from jaxcnn.models.layers import (
+    BatchNorm,
+    Conv,
+    Dropout,
+    LayerFactory,
+    Linear,
+    Module,
+    Sequential,
+    adaptive_avg_pool,
+    flatten,
+    kaiming_normal_fan_out,
+)
+from jaxcnn.models.registry import Builder
+
+# Table 2: expansion t, channels c, repetitions n, stride s.
+_BOTTLENECKS = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+
+
+def make_divisible(channels: float, divisor: int = 8) -> int:
+    """The multiple of ``divisor`` nearest to a number of channels.
+
+    At least ``divisor``, and never more than a tenth below the number: how the MobileNets and
+    those after them round the channels that a width multiplier gives.
+    """
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded if rounded >= 0.9 * channels else rounded + divisor
+
+
+def check_width(width_mult: float) -> None:
+    """Checks that a width multiplier is positive.
+
+    Raises:
+        UserError: if it is not.
+    """
+    if not width_mult > 0:
+        raise UserError(f"width_mult must be more than 0; it is {width_mult}.")
+
+
+class InvertedResidual(Module):
+    """A bottleneck the other way round: expand, convolve each channel, project (figure 4d).
+
+    The shortcut joins the narrow ends, which have no activation.
+
+    Attributes:
+        features: output channels.
+        stride: of the 3x3 convolution.
+        expand_ratio: channels between the ends, over those of the input; at 1 nothing expands.
+        norm_layer: factory of the norms.
+    """
+
+    features: int
+    stride: int
+    expand_ratio: float
+    norm_layer: LayerFactory = BatchNorm
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps ``[N, H, W, C]`` to ``[N, H / stride, W / stride, features]``."""
+        channels = x.shape[-1]
+        expanded = round(channels * self.expand_ratio)
+        conv = partial(
+            ConvNormActivation, expanded, norm_layer=self.norm_layer, activation=nn.relu6
+        )
+        expand = () if self.expand_ratio == 1 else (partial(conv, kernel_size=1),)
+        depthwise = partial(conv, kernel_size=3, stride=self.stride, groups=expanded)
+        project = partial(
+            Conv, self.features, 1, use_bias=False, kernel_init=kaiming_normal_fan_out
+        )
+        layers = (*expand, depthwise, project, self.norm_layer)
+        y = Sequential(layers, name="conv")(x, train)
+        return x + y if self.stride == 1 and channels == self.features else y
+
+
+class MobileNetV2(Classifier):
+    """``torchvision.models.MobileNetV2``: a stem, inverted residuals, a wide end, one layer.
+
+    Attributes:
+        width_mult: multiplies the channels of every layer (the last convolution's: if above 1).
+        inverted_residual_setting: rows of table 2, each of expansion, channels, repetitions and
+            stride; None: the paper's.
+        round_nearest: what the multiplied channels are rounded to a multiple of; 1: whole ones.
+        norm_layer: factory of the norms, called as ``norm_layer(name=...)``; the module it gives
+            is called with ``(x, train)``. None: :class:`~jaxcnn.models.layers.BatchNorm`.
+        dropout: probability with which training drops an input of the last layer.
+    """
+
+    stem: ClassVar[str] = "features.0.0"
+    paper: ClassVar[str] = (
+        "Sandler et al. 2018, MobileNetV2: inverted residuals and linear bottlenecks"
+    )
+
+    width_mult: float = 1.0
+    inverted_residual_setting: Sequence[Sequence[int]] | None = None
+    round_nearest: int = 8
+    norm_layer: LayerFactory | None = None
+    dropout: float = 0.2
+
+    @nn.compact
+    def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps ``[N, H, W, C]`` to ``[N, num_classes]``."""
+        check_width(self.width_mult)
+        if self.round_nearest < 1:
+            raise UserError(f"round_nearest must be at least 1; it is {self.round_nearest}.")
+        rows = _BOTTLENECKS
+        if self.inverted_residual_setting is not None:
+            rows = _checked_rows(self.inverted_residual_setting)
+        norm_layer = self.norm_layer or BatchNorm
+        conv = partial(ConvNormActivation, norm_layer=norm_layer, activation=nn.relu6)
+        block = partial(InvertedResidual, norm_layer=norm_layer)
+
+        def width(channels: int, multiplier: float = self.width_mult) -> int:
+            return make_divisible(channels * multiplier, self.round_nearest)
+
+        blocks = [
+            partial(block, width(channels), stride if index == 0 else 1, expand_ratio)
+            for expand_ratio, channels, repetitions, stride in rows
+            for index in range(repetitions)
+        ]
+        # The end stays wide in narrow networks.
+        last = partial(conv, width(1280, max(1.0, self.width_mult)), kernel_size=1)
+        features = (partial(conv, width(32), kernel_size=3, stride=2), *blocks, last)
+        x = flatten(adaptive_avg_pool(Sequential(features, name="features")(x, train), 1))
+
+        normal, zeros = nn.initializers.normal(0.01), nn.initializers.zeros
+        head = partial(Linear, self.num_classes, kernel_init=normal, bias_init=zeros)
+        return Sequential((partial(Dropout, self.dropout), head), name="classifier")(x, train)
+
+
+def _checked_rows(setting: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
+    """The rows of an ``inverted_residual_setting``, if they are what they must be."""
+    for row in setting:
+        if not isinstance(row, Sequence) or len(row) != 4 or row[3] not in (1, 2):
+            raise UserError(
+                "inverted_residual_setting must have rows of four numbers: expansion, channels, "
+                f"repetitions and stride (1 or 2); one of them is {row!r}."
+            )
+    if not setting:
+        raise UserError("inverted_residual_setting is empty; give it at least one row.")
+    return setting
+
+
+mobilenet_v2 = Builder("mobilenet_v2", MobileNetV2, doc="MobileNetV2")

@@ -1,0 +1,226 @@
+"""MobileNetV3, as ``torchvision.models.mobilenetv3`` defines it.
+
+Howard, Sandler, Chu, Chen, Chen, Tan, Wang, Zhu, Pang, Vasudevan, Le and Adam 2019, "Searching
+for MobileNetV3".
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import ClassVar, NamedTuple
+
+import jax
+from flax import linen as nn
+
+from jaxcnn.models.blocks import Activation, ConvNormActivation, SqueezeExcitation
+from jaxcnn.models.classifier import Classifier
+from jaxcnn.models.layers import (
+    BatchNorm,
+    Dropout,
+    Lambda,
+    LayerFactory,
+    Linear,
+    Module,
+    Sequential,
+    adaptive_avg_pool,
+    flatten,
+)
+from jaxcnn.models.mobilenet_v2 import check_width, make_divisible
+from jaxcnn.models.registry import Builder
+
+# TensorFlow's 0.001 and 0.99, with which the networks were published.
+_BatchNorm = partial(BatchNorm, eps=0.001, momentum=0.01)
+
+
+class Bneck(NamedTuple):
+    """A row of table 1 or 2: kernel, expansion size, output channels, SE, activation, stride."""
+
+    kernel_size: int
+    expanded: int
+    features: int
+    squeeze: bool
+    activation: Activation
+    stride: int
+
+
+def inverted_residual_layers(
+    channels: int,
+    expanded: int,
+    features: int,
+    kernel_size: int,
+    stride: int,
+    *,
+    dilation: int = 1,
+    activation: Activation,
+    squeeze: LayerFactory | None,
+    norm_layer: LayerFactory,
+) -> Sequence[LayerFactory]:
+    """The branch of an inverted residual: expand, convolve each channel, squeeze, project.
+
+    Args:
+        channels: of the input.
+        expanded: channels between the two 1x1 convolutions; if as many as the input's, the first
+            is left out.
+        features: output channels.
+        kernel_size: of the convolution of each channel.
+        stride: likewise.
+        dilation: likewise.
+        activation: of all but the last convolution, which has none.
+        squeeze: squeeze-and-excitation before the last convolution; None: none.
+        norm_layer: factory of the norms.
+
+    Returns:
+        The factories of its layers.
+    """
+    conv = partial(ConvNormActivation, norm_layer=norm_layer, activation=activation)
+    expand = partial(conv, expanded, kernel_size=1)
+    depthwise = partial(
+        conv, expanded, kernel_size=kernel_size, stride=stride, dilation=dilation, groups=expanded
+    )
+    project = partial(conv, features, kernel_size=1, activation=None)
+    layers = (expand if expanded != channels else None, depthwise, squeeze, project)
+    return tuple(layer for layer in layers if layer is not None)
+
+
+class InvertedResidual(Module):
+    """The block of MobileNetV2 with squeeze-and-excitation between its ends (figure 4).
+
+    Attributes:
+        row: its row of the table, its channels those of this network.
+        dilation: of the convolution of each channel; above 1 it takes the stride's place.
+        norm_layer: factory of the norms.
+    """
+
+    row: Bneck
+    dilation: int = 1
+    norm_layer: LayerFactory = BatchNorm
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps ``[N, H, W, C]`` to ``[N, H / stride, W / stride, features]``."""
+        row, channels = self.row, x.shape[-1]
+        squeeze = partial(
+            SqueezeExcitation,
+            make_divisible(row.expanded // 4),  # section 5.3
+            scale_activation=nn.hard_sigmoid,
+        )
+        layers = inverted_residual_layers(
+            channels,
+            row.expanded,
+            row.features,
+            row.kernel_size,
+            row.stride if self.dilation == 1 else 1,
+            dilation=self.dilation,
+            activation=row.activation,
+            squeeze=squeeze if row.squeeze else None,
+            norm_layer=self.norm_layer,
+        )
+        y = Sequential(layers, name="block")(x, train)
+        # As in torchvision, a block that dilates instead of striding has no shortcut either.
+        return x + y if row.stride == 1 and channels == row.features else y
+
+
+class MobileNetV3(Classifier):
+    """``torchvision.models.MobileNetV3``: a stem, inverted residuals, pooling, two layers.
+
+    Attributes:
+        rows: of table 1 or 2, for ``width_mult=1``. The last three have stride 32 over the whole
+            network.
+        last_channel: features of the layer before the last, likewise.
+        width_mult: multiplies the channels of every layer.
+        reduced_tail: halve the channels of the last three blocks and what follows, for dense
+            predictions (section 6.4).
+        dilated: dilate the last three blocks in place of their stride, likewise.
+        norm_layer: factory of the norms, called as ``norm_layer(name=...)``; the module it gives
+            is called with ``(x, train)``. None: :class:`~jaxcnn.models.layers.BatchNorm` with
+            ``eps=0.001`` and ``momentum=0.01``.
+        dropout: probability with which training drops an input of the last layer.
+    """
+
+    stem: ClassVar[str] = "features.0.0"
+    paper: ClassVar[str] = "Howard et al. 2019, Searching for MobileNetV3"
+
+    rows: Sequence[Bneck]
+    last_channel: int
+    width_mult: float = 1.0
+    reduced_tail: bool = False
+    dilated: bool = False
+    norm_layer: LayerFactory | None = None
+    dropout: float = 0.2
+
+    @nn.compact
+    def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps ``[N, H, W, C]`` to ``[N, num_classes]``."""
+        check_width(self.width_mult)
+        norm_layer = self.norm_layer or _BatchNorm
+        conv = partial(ConvNormActivation, norm_layer=norm_layer, activation=nn.hard_swish)
+        divider, tail = 2 if self.reduced_tail else 1, len(self.rows) - 3
+
+        def width(channels: int, divider: int = 1) -> int:
+            return make_divisible(channels // divider * self.width_mult)
+
+        blocks = []
+        for index, row in enumerate(self.rows):
+            row = row._replace(
+                # The tail's first block expands the channels that come before the tail.
+                expanded=width(row.expanded, divider if index > tail else 1),
+                features=width(row.features, divider if index >= tail else 1),
+            )
+            dilation = 2 if self.dilated and index >= tail else 1
+            blocks.append(partial(InvertedResidual, row, dilation, norm_layer))
+        last = partial(conv, 6 * row.features, kernel_size=1)
+        features = (partial(conv, width(16), kernel_size=3, stride=2), *blocks, last)
+        x = flatten(adaptive_avg_pool(Sequential(features, name="features")(x, train), 1))
+
+        linear = partial(
+            Linear, kernel_init=nn.initializers.normal(0.01), bias_init=nn.initializers.zeros
+        )
+        head = (
+            partial(linear, width(self.last_channel, divider)),
+            partial(Lambda, nn.hard_swish),
+            partial(Dropout, self.dropout),
+            partial(linear, self.num_classes),
+        )
+        return Sequential(head, name="classifier")(x, train)
+
+
+_RE, _HS = nn.relu, nn.hard_swish
+
+_LARGE = (  # table 1
+    Bneck(3, 16, 16, False, _RE, 1),
+    Bneck(3, 64, 24, False, _RE, 2),
+    Bneck(3, 72, 24, False, _RE, 1),
+    Bneck(5, 72, 40, True, _RE, 2),
+    Bneck(5, 120, 40, True, _RE, 1),
+    Bneck(5, 120, 40, True, _RE, 1),
+    Bneck(3, 240, 80, False, _HS, 2),
+    Bneck(3, 200, 80, False, _HS, 1),
+    Bneck(3, 184, 80, False, _HS, 1),
+    Bneck(3, 184, 80, False, _HS, 1),
+    Bneck(3, 480, 112, True, _HS, 1),
+    Bneck(3, 672, 112, True, _HS, 1),
+    Bneck(5, 672, 160, True, _HS, 2),
+    Bneck(5, 960, 160, True, _HS, 1),
+    Bneck(5, 960, 160, True, _HS, 1),
+)
+_SMALL = (  # table 2
+    Bneck(3, 16, 16, True, _RE, 2),
+    Bneck(3, 72, 24, False, _RE, 2),
+    Bneck(3, 88, 24, False, _RE, 1),
+    Bneck(5, 96, 40, True, _HS, 2),
+    Bneck(5, 240, 40, True, _HS, 1),
+    Bneck(5, 240, 40, True, _HS, 1),
+    Bneck(5, 120, 48, True, _HS, 1),
+    Bneck(5, 144, 48, True, _HS, 1),
+    Bneck(5, 288, 96, True, _HS, 2),
+    Bneck(5, 576, 96, True, _HS, 1),
+    Bneck(5, 576, 96, True, _HS, 1),
+)
+
+_variant = partial(Builder, module=MobileNetV3)
+
+mobilenet_v3_large = _variant(
+    "mobilenet_v3_large", doc="MobileNetV3-Large", rows=_LARGE, last_channel=1280
+)
+mobilenet_v3_small = _variant(
+    "mobilenet_v3_small", doc="MobileNetV3-Small", rows=_SMALL, last_channel=1024
+)

@@ -1,0 +1,73 @@
+"""Network in network.
+
+Lin, Chen and Yan 2013, "Network in network", in its authors' form for ImageNet, here with the
+last block's 3x3 convolution straight to the classes. The paper leaves the initial weights open;
+these are He's for ReLU (He et al. 2015, "Delving deep into rectifiers").
+"""
+
+from functools import partial
+from typing import ClassVar
+
+import jax
+from flax import linen as nn
+
+from jaxcnn.models.classifier import Classifier
+from jaxcnn.models.layers import Conv, Dropout, Module, adaptive_avg_pool, flatten, max_pool
+from jaxcnn.models.registry import Builder
+
+_Conv = partial(Conv, kernel_init=nn.initializers.he_normal(), bias_init=nn.initializers.zeros)
+
+
+class MlpConv(Module):
+    """A multilayer perceptron that slides over the image (section 3.1).
+
+    It is a convolution, then two of 1x1, each with ReLU.
+
+    Attributes:
+        features: output channels of all three.
+        kernel_size: of the first.
+        stride: likewise.
+        padding: likewise.
+    """
+
+    features: int
+    kernel_size: int
+    stride: int = 1
+    padding: int = 0
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps ``[N, H, W, C]`` to ``[N, H', W', features]``."""
+        conv = _Conv(self.features, self.kernel_size, self.stride, self.padding, name="conv")
+        x = nn.relu(conv(x))
+        x = nn.relu(_Conv(self.features, 1, name="mlp1")(x))
+        return nn.relu(_Conv(self.features, 1, name="mlp2")(x))
+
+
+class NiN(Classifier):
+    """Four multilayer perceptrons that slide, and no dense layer.
+
+    The last has a map for every class, whose mean is the logit: global average pooling (section
+    3.2).
+
+    Attributes:
+        dropout: probability with which an input of the last block is dropped.
+    """
+
+    stem: ClassVar[str] = "mlpconv1.conv"
+    paper: ClassVar[str] = "Lin et al. 2013, Network in network"
+
+    dropout: float = 0.5
+
+    @nn.compact
+    def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps ``[N, H, W, C]`` to ``[N, num_classes]``."""
+        x = max_pool(MlpConv(96, 11, stride=4, name="mlpconv1")(x), 3, 2)
+        x = max_pool(MlpConv(256, 5, padding=2, name="mlpconv2")(x), 3, 2)
+        x = max_pool(MlpConv(384, 3, padding=1, name="mlpconv3")(x), 3, 2)
+        x = Dropout(self.dropout)(x, train)
+        x = MlpConv(self.num_classes, 3, padding=1, name="mlpconv4")(x)
+        return flatten(adaptive_avg_pool(x, 1))
+
+
+nin = Builder("nin", NiN, "Network in network", parameters=7_439_608, multiply_adds=965_572_864)

@@ -1,0 +1,123 @@
+"""SqueezeNet, as ``torchvision.models.squeezenet`` defines it.
+
+Iandola et al. 2016, "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters and <0.5MB model
+size". Version 1.0 is the paper's; 1.1 is the authors' later one, with a smaller stem and earlier
+pooling, at 2.4 times less work.
+"""
+
+from collections.abc import Set
+from functools import partial
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxcnn.errors import UserError, suggest
+from jaxcnn.models.classifier import Classifier
+from jaxcnn.models.layers import (
+    Conv,
+    Dropout,
+    Lambda,
+    Module,
+    Sequential,
+    adaptive_avg_pool,
+    flatten,
+    max_pool,
+)
+from jaxcnn.models.registry import Builder
+
+# torch.nn.init.kaiming_uniform_ with its defaults, and no bias to begin with.
+SqueezeConv = partial(
+    Conv, kernel_init=nn.initializers.he_uniform(), bias_init=nn.initializers.zeros
+)
+
+FIRES = 8
+
+
+class _Version(NamedTuple):
+    """What tells the versions apart (table 1): the stem, and before which fires there is a pool."""
+
+    stem_channels: int
+    stem_kernel_size: int
+    pools: Set[int]
+
+
+_VERSIONS = {
+    "1_0": _Version(96, 7, frozenset({0, 3, 7})),
+    "1_1": _Version(64, 3, frozenset({0, 2, 4})),
+}
+
+
+class Fire(Module):
+    """A 1x1 convolution to few channels, then one of 1x1 beside one of 3x3 (figure 1).
+
+    Attributes:
+        squeeze_planes: channels between.
+        expand_planes: output channels, half of them from either convolution.
+    """
+
+    squeeze_planes: int
+    expand_planes: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps ``[N, H, W, C]`` to ``[N, H, W, expand_planes]``."""
+        half = self.expand_planes // 2
+        x = nn.relu(SqueezeConv(self.squeeze_planes, 1, name="squeeze")(x))
+        points = SqueezeConv(half, 1, name="expand1x1")(x)
+        windows = SqueezeConv(half, 3, padding=1, name="expand3x3")(x)
+        return nn.relu(jnp.concatenate((points, windows), axis=-1))
+
+
+class SqueezeNet(Classifier):
+    """``torchvision.models.SqueezeNet``: a stem, eight fires, and a convolution to the classes.
+
+    Every second fire expands to 128 channels more; each squeezes to an eighth of those (section
+    5.1). The logits are means over the map.
+
+    Attributes:
+        version: ``"1_0"`` or ``"1_1"``.
+        dropout: probability with which an input of the last convolution is dropped.
+    """
+
+    stem: ClassVar[str] = "features.0"
+    paper: ClassVar[str] = (
+        "Iandola et al. 2016, SqueezeNet: AlexNet-level accuracy with 50x fewer parameters and "
+        "<0.5MB model size"
+    )
+
+    version: str = "1_0"
+    dropout: float = 0.5
+
+    @nn.compact
+    def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps ``[N, H, W, C]`` to ``[N, num_classes]``."""
+        if self.version not in _VERSIONS:
+            raise UserError(
+                f"There is no SqueezeNet {self.version!r}; {suggest(self.version, _VERSIONS)}"
+            )
+        version = _VERSIONS[self.version]
+        relu = partial(Lambda, nn.relu)
+        pool = partial(Lambda, partial(max_pool, kernel_size=3, stride=2, ceil_mode=True))
+        features = [
+            partial(SqueezeConv, version.stem_channels, version.stem_kernel_size, stride=2),
+            relu,
+        ]
+        for fire in range(FIRES):
+            expand = 128 * (1 + fire // 2)
+            features += [pool] * (fire in version.pools) + [partial(Fire, expand // 8, expand)]
+        classifier = (
+            partial(Dropout, self.dropout),
+            partial(SqueezeConv, self.num_classes, 1, kernel_init=nn.initializers.normal(0.01)),
+            relu,
+            partial(Lambda, partial(adaptive_avg_pool, output_size=1)),
+        )
+        x = Sequential(tuple(features), name="features")(x, train)
+        return flatten(Sequential(classifier, name="classifier")(x, train))
+
+
+_variant = partial(Builder, module=SqueezeNet)
+
+squeezenet1_0 = _variant("squeezenet1_0", doc="SqueezeNet 1.0", version="1_0")
+squeezenet1_1 = _variant("squeezenet1_1", doc="SqueezeNet 1.1", version="1_1")

@@ -1,0 +1,129 @@
+"""VGG, as ``torchvision.models.vgg`` defines it, and networks of its kind with any blocks.
+
+Simonyan and Zisserman 2014, "Very deep convolutional networks for large-scale image recognition",
+table 1; with batch normalisation (Ioffe and Szegedy 2015) after each convolution in the variants
+``_bn``.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import ClassVar
+
+import jax
+from flax import linen as nn
+
+from jaxcnn.errors import UserError
+from jaxcnn.models.classifier import Classifier
+from jaxcnn.models.layers import (
+    BatchNorm,
+    Conv,
+    Dropout,
+    Lambda,
+    Linear,
+    Sequential,
+    adaptive_avg_pool,
+    flatten,
+    kaiming_normal_fan_out,
+    max_pool,
+)
+from jaxcnn.models.registry import Builder
+
+# The networks of table 1: how many convolutions each of the five blocks has, and the channels.
+_CONVOLUTIONS = {
+    "A": (1, 1, 2, 2, 2),
+    "B": (2, 2, 2, 2, 2),
+    "D": (2, 2, 3, 3, 3),
+    "E": (2, 2, 4, 4, 4),
+}
+_CHANNELS = (64, 128, 256, 512, 512)
+_BLOCKS = {
+    network: tuple(zip(convolutions, _CHANNELS, strict=True))
+    for network, convolutions in _CONVOLUTIONS.items()
+}
+
+
+class VGG(Classifier):
+    """``torchvision.models.VGG``: blocks of 3x3 convolutions, then three dense layers.
+
+    Each block ends in a max pooling that halves height and width; what the last one leaves is
+    averaged to 7x7, so images of any size will do from two to the power of the number of blocks.
+
+    Attributes:
+        blocks: of each block the number of convolutions and their channels.
+        batch_norm: whether a batch norm follows each convolution.
+        dropout: probability with which an output of the first two dense layers is dropped.
+    """
+
+    stem: ClassVar[str] = "features.0"
+    paper: ClassVar[str] = (
+        "Simonyan and Zisserman 2014, Very deep convolutional networks for large-scale image "
+        "recognition"
+    )
+
+    blocks: Sequence[tuple[int, int]] = _BLOCKS["A"]
+    batch_norm: bool = False
+    dropout: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Checks the blocks and makes tuples of them: a config's lists have no hash."""
+        object.__setattr__(self, "blocks", _checked_blocks(self.blocks))
+        super().__post_init__()
+
+    @nn.compact
+    def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Maps ``[N, H, W, C]`` to ``[N, num_classes]``."""
+        relu = partial(Lambda, nn.relu)
+        pool = partial(Lambda, partial(max_pool, kernel_size=2))
+        zeros = nn.initializers.zeros
+        conv = partial(Conv, kernel_init=kaiming_normal_fan_out, bias_init=zeros)
+        norm = (BatchNorm,) if self.batch_norm else ()
+        features = []
+        for convolutions, channels in self.blocks:
+            conv3x3 = partial(conv, channels, 3, padding=1)
+            features += [conv3x3, *norm, relu] * convolutions + [pool]
+
+        linear = partial(Linear, kernel_init=nn.initializers.normal(0.01), bias_init=zeros)
+        dropout = partial(Dropout, self.dropout)
+        classifier = (
+            *(partial(linear, 4096), relu, dropout),
+            *(partial(linear, 4096), relu, dropout),
+            partial(linear, self.num_classes),
+        )
+        x = Sequential(tuple(features), name="features")(x, train)
+        x = flatten(adaptive_avg_pool(x, 7))
+        return Sequential(classifier, name="classifier")(x, train)
+
+
+def _checked_blocks(blocks: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    """The blocks as tuples, if they are pairs of positive integers."""
+    try:
+        pairs = tuple(tuple(block) for block in blocks)
+    except TypeError:  # not a sequence, or of things that are none
+        pairs = ()
+    if not pairs or not all(
+        len(pair) == 2 and all(type(number) is int and number > 0 for number in pair)
+        for pair in pairs
+    ):
+        raise UserError(
+            "VGG's blocks must be pairs (number of convolutions, channels) of positive integers, "
+            f"such as ((1, 64), (2, 128)); they are {blocks!r}."
+        )
+    return pairs
+
+
+_variant = partial(Builder, module=VGG)
+
+vgg = _variant(
+    "vgg",
+    doc="A VGG of any blocks, by default those of VGG-11",
+    parameters=132_863_336,
+    multiply_adds=7_609_090_048,
+)
+vgg11 = _variant("vgg11", doc="VGG-11", blocks=_BLOCKS["A"], batch_norm=False)
+vgg11_bn = _variant("vgg11_bn", doc="VGG-11 with batch norm", blocks=_BLOCKS["A"], batch_norm=True)
+vgg13 = _variant("vgg13", doc="VGG-13", blocks=_BLOCKS["B"], batch_norm=False)
+vgg13_bn = _variant("vgg13_bn", doc="VGG-13 with batch norm", blocks=_BLOCKS["B"], batch_norm=True)
+vgg16 = _variant("vgg16", doc="VGG-16", blocks=_BLOCKS["D"], batch_norm=False)
+vgg16_bn = _variant("vgg16_bn", doc="VGG-16 with batch norm", blocks=_BLOCKS["D"], batch_norm=True)
+vgg19 = _variant("vgg19", doc="VGG-19", blocks=_BLOCKS["E"], batch_norm=False)
+vgg19_bn = _variant("vgg19_bn", doc="VGG-19 with batch norm", blocks=_BLOCKS["E"], batch_norm=True)

@@ -1,0 +1,37 @@
+"""Networks begin as torchvision's do: every leaf's values have its distribution."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import torchvision
+from compare import ours_by_torchs_names
+from families import FAMILIES
+from scipy import stats
+
+SAMPLE = 20_000
+# One leaf in a hundred million differs by chance: a few thousand are compared.
+P_VALUE = 1e-8
+
+
+@pytest.mark.parametrize("name", [(*f.fast, *f.steps)[0] for f in FAMILIES.values()])
+def test_initial_weights_have_torchvisions_distribution(name):
+    torch.manual_seed(0)
+    theirs = getattr(torchvision.models, name)().state_dict()
+    ours = ours_by_torchs_names(name, jax.random.key(0), jnp.float32)
+    rng = np.random.default_rng(0)
+    for leaf, reference in theirs.items():
+        if leaf.endswith("num_batches_tracked"):
+            continue
+        value, reference = ours[leaf].ravel(), reference.numpy().ravel()
+        if np.ptp(reference) == 0:
+            np.testing.assert_array_equal(value, reference, err_msg=leaf)
+            continue
+        chosen = rng.permutation(value.size)[:SAMPLE]
+        a, b = value[chosen], reference[chosen]
+        assert stats.ks_2samp(a, b).pvalue > P_VALUE, leaf
+        # Bounds, which the test above hardly sees: of so many values the furthest are stable.
+        if len(chosen) > 1000:
+            assert 0.6 < np.abs(a).max() / np.abs(b).max() < 1 / 0.6, leaf
+            assert 0.9 < a.std() / b.std() < 1 / 0.9, leaf

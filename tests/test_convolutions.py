@@ -1,0 +1,160 @@
+"""The convolutions beside ``Conv``, and initial weights by choice, are torch's."""
+
+from collections import OrderedDict
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from layer_parity import assert_same
+
+from jaxcnn import models
+from jaxcnn.errors import UserError
+from jaxcnn.models import layers
+
+float64 = {"param_dtype": jnp.float64}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def array(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(shape)
+
+
+@st.composite
+def transposed_convolutions(draw):
+    def both(low: int, high: int):
+        return draw(st.tuples(st.integers(low, high), st.integers(low, high)))
+
+    arguments = {
+        "kernel_size": both(1, 4),
+        "stride": both(1, 3),
+        "padding": both(0, 1),
+        "dilation": both(1, 2),
+        "groups": draw(st.sampled_from([1, 1, 2, 3])),
+    }
+    # torch wants it smaller than the stride or the dilation.
+    arguments["output_padding"] = tuple(draw(st.integers(0, s - 1)) for s in arguments["stride"])
+    groups = arguments["groups"]
+    channels = tuple(groups * draw(st.integers(1, 3)) for _ in range(2))
+    return arguments, both(3, 6), channels
+
+
+@settings(deadline=None, max_examples=8)
+@given(transposed_convolutions(), st.booleans())
+def test_transposed_convolution_equals_torchs(case, bias):
+    arguments, size, (channels, features) = case
+    ours = layers.ConvTranspose(features, **arguments, use_bias=bias, **float64)
+    theirs = torch.nn.ConvTranspose2d(channels, features, **arguments, bias=bias)
+    assert_same(ours, theirs, array(2, *size, channels))
+
+
+def test_transposed_convolution_begins_as_torchs():
+    theirs = torch.nn.ConvTranspose2d(16, 64, 5, groups=2)
+    variables = layers.ConvTranspose(64, 5, groups=2).init(
+        jax.random.key(0), jnp.zeros((1, 4, 4, 16), jnp.float32)
+    )
+    for leaf, reference in (("kernel", theirs.weight), ("bias", theirs.bias)):
+        values, reference = variables["params"][leaf], reference.detach().numpy()
+        assert abs(values).max() == pytest.approx(abs(reference).max(), rel=0.1)
+        assert values.std() == pytest.approx(reference.std(), rel=0.3 if leaf == "bias" else 0.05)
+
+
+def test_dilated_convolution_equals_torchs():
+    ours = layers.Conv(4, 3, dilation=(2, 3), padding=2, **float64)
+    assert_same(ours, torch.nn.Conv2d(3, 4, 3, dilation=(2, 3), padding=2), array(2, 9, 9, 3))
+
+
+def test_depthwise_separable_convolution_is_one_of_each_channel_and_one_of_1x1():
+    ours = layers.DepthwiseSeparableConv(5, 3, stride=2, padding=1, **float64)
+    depthwise = torch.nn.Conv2d(3, 3, 3, 2, 1, groups=3)
+    layers_by_name = OrderedDict(depthwise=depthwise, pointwise=torch.nn.Conv2d(3, 5, 1))
+    assert_same(ours, torch.nn.Sequential(layers_by_name), array(2, 7, 8, 3))
+
+
+def test_spatially_separable_convolution_is_one_of_kx1_and_one_of_1xk():
+    ours = layers.SpatiallySeparableConv(5, (3, 5), stride=(2, 1), padding=(1, 2), **float64)
+    vertical = torch.nn.Conv2d(3, 5, (3, 1), (2, 1), (1, 0))
+    horizontal = torch.nn.Conv2d(5, 5, (1, 5), (1, 1), (0, 2))
+    layers_by_name = OrderedDict(vertical=vertical, horizontal=horizontal)
+    assert_same(ours, torch.nn.Sequential(layers_by_name), array(2, 7, 8, 3))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")  # the old names are ours too
+@pytest.mark.parametrize("layer", ["conv", "linear"])
+def test_weight_normalisation_equals_torchs(layer):
+    if layer == "conv":
+        ours = layers.Conv(4, 3, groups=2, weight_norm=True, **float64)
+        theirs = torch.nn.Conv2d(6, 4, 3, groups=2)
+        assert_same(ours, torch.nn.utils.weight_norm(theirs), array(2, 5, 5, 6))
+    else:
+        ours = layers.Linear(4, weight_norm=True, **float64)
+        assert_same(ours, torch.nn.utils.weight_norm(torch.nn.Linear(6, 4)), array(3, 6))
+
+
+def test_weight_normalisation_begins_with_the_layers_own_kernel():
+    x = jnp.asarray(array(2, 5, 5, 6))
+    params = layers.Conv(4, 3, weight_norm=True).init(jax.random.key(0), x)["params"]
+    plain = layers.Conv(4, 3, use_bias=False)
+    y = layers.Conv(4, 3, weight_norm=True).apply({"params": params}, x)
+    reference = plain.apply({"params": {"kernel": params["kernel_v"]}}, x) + params["bias"]
+    np.testing.assert_allclose(y, reference, rtol=1e-6, atol=1e-6)
+
+
+def kernels(**kwargs):
+    model = models.lenet5(**kwargs)
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3), jnp.float32))
+    return {name: layer["kernel"] for name, layer in params["params"].items()}
+
+
+def test_initial_weights_can_be_chosen_for_the_whole_network():
+    xavier = kernels(weight_init="xavier_uniform")
+    for name, shape in (("conv2", (16, 6, 5, 5)), ("fc1", (120, 400))):
+        reference = torch.nn.init.xavier_uniform_(torch.empty(shape))
+        assert abs(xavier[name]).max() == pytest.approx(abs(reference).max().item(), rel=0.02)
+        assert xavier[name].std() == pytest.approx(reference.std().item(), rel=0.05)
+    assert all((kernel == 0.25).all() for kernel in kernels(weight_init=0.25).values())
+    own = kernels(weight_init=jax.random.normal)
+    assert own["fc1"].std() == pytest.approx(1, rel=0.05)
+
+
+def test_an_unknown_initialisation_is_refused_with_the_known_ones():
+    with pytest.raises(UserError, match="'xavier'; did you mean 'xavier_"):
+        kernels(weight_init="xavier")
+
+
+def test_stochastic_depth_leaves_out_whole_examples_in_training_only():
+    x = jnp.asarray(array(4000, 2, 2, 3))
+    layer = layers.StochasticDepth(0.2)
+    assert (layer.apply({}, x) == x).all()
+    y = layer.apply({}, x, train=True, rngs={"dropout": jax.random.key(0)})
+    dropped = (y == 0).all(axis=(1, 2, 3))
+    assert abs(dropped.mean() - 0.2) < 5 * (0.2 * 0.8 / 4000) ** 0.5
+    np.testing.assert_allclose(y[~dropped], x[~dropped] / 0.8)
+    never = layers.StochasticDepth(1.0)
+    assert (never.apply({}, x, train=True, rngs={"dropout": jax.random.key(0)}) == 0).all()
+
+
+@settings(deadline=None, max_examples=12)
+@given(
+    st.tuples(st.integers(3, 9), st.integers(3, 9)),
+    st.integers(2, 3),
+    st.integers(1, 3),
+    st.integers(0, 1),
+)
+def test_switches_are_torchs_indices(size, kernel, stride, padding):
+    # Few values: where maxima are equal the first counts.
+    x = np.random.default_rng(0).integers(0, 4, (2, *size, 3)).astype(np.float64)
+    arguments = (kernel, stride, padding)
+    _, indices = torch.nn.functional.max_pool2d(
+        torch.from_numpy(x.transpose(0, 3, 1, 2)), *arguments, return_indices=True
+    )
+    ours = layers.max_pool_switches(jnp.asarray(x), *arguments)
+    np.testing.assert_array_equal(np.moveaxis(np.asarray(ours), -1, 1), indices)
