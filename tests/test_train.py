@@ -14,6 +14,7 @@ import pytest
 from photos import Photos
 from processes import start_train
 
+from jaxcnn import convert
 from jaxcnn.training.metrics import read_metrics
 
 QUICK = ("--config=configs/lenet5.py:digits", "--config.num_epochs=2")
@@ -263,8 +264,8 @@ WRONG = {
     "an unknown schedule": ([DIGITS, "--config.schedule=cos"], "one of constant, step, cosine"),
     "a mean of three channels": ([DIGITS, "--config.mean=(0.1, 0.2, 0.3)"], "1 channel"),
     "too few classes": ([DIGITS, "--config.num_classes=9"], "has 10 classes"),
-    "images too small": ([DIGITS, "--config.image_size=8"], "too small for this network"),
-    "norms that are not there": ([DIGITS, "--config.sync_batch_norm=True"], "no choice of norm"),
+    "images too small": ([DIGITS, "--config.image_size=8"], "it works from 16x16"),
+    "norms that are not there": ([DIGITS, "--config.sync_batch_norm=True"], "no batch norms"),
     "one of three flags": ([DIGITS, "--process_id=0"], "go together"),
     "an address without a port": (
         [DIGITS, "--coordinator_address=here", "--num_processes=1", "--process_id=0"],
@@ -275,6 +276,11 @@ WRONG = {
     "a missing file and an override": (
         ["--config=nowhere.py", "--config.batch_size=8"],
         "--config is not there",
+    ),
+    "weights that are not there": ([DIGITS, "--config.init_from=no.pth"], "no.pth cannot be"),
+    "weights that nobody published": (
+        [DIGITS, "--config.init_from=IMAGENET1K_V1"],
+        "published no weights for lenet5",
     ),
     "no right to write": ([DIGITS, "--workdir=/dev/null/run"], "cannot be used"),
 }  # fmt: skip
@@ -337,6 +343,21 @@ def test_another_model_can_be_chosen_on_the_command_line(train, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("lenet5 (61,706 parameters)")
+
+
+def test_a_run_begins_with_the_weights_of_another(train, trained, tmp_path):
+    weights = final_params(trained)
+    convert.save(tmp_path / "weights.safetensors", {"params": weights["params"]})
+    flags = (*QUICK, "--config.num_epochs=1", "--config.learning_rate=0")
+    result = train(
+        *flags,
+        f"--config.init_from={tmp_path / 'weights.safetensors'}",
+        f"--workdir={tmp_path / 'run'}",
+    )
+    assert result.returncode == 0, result.stderr
+    jax.tree.map(
+        np.testing.assert_array_equal, final_params(tmp_path / "run")["params"], weights["params"]
+    )
 
 
 def test_what_one_process_is_refused_all_are(data_dir, tmp_path):

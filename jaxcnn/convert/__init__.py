@@ -7,9 +7,12 @@ Example::
     state_dict = convert.load_checkpoint("resnet18.pth")  # {name: np.ndarray}; runs nothing
     variables = convert.from_torch(state_dict, models.resnet18())
     convert.save_torch("resnet18.safetensors", variables)
+
+    model, variables = convert.load_pretrained("resnet18")  # downloads torchvision's weights
 """
 
 from jaxcnn.convert.checkpoint import load, load_checkpoint, save, save_torch
+from jaxcnn.convert.pretrained import load_pretrained, pretrained_weights
 from jaxcnn.convert.state_dict import from_torch, to_torch
 from jaxcnn.convert.unpickler import CheckpointError
 
@@ -18,6 +21,8 @@ __all__ = [
     "from_torch",
     "load",
     "load_checkpoint",
+    "load_pretrained",
+    "pretrained_weights",
     "save",
     "save_torch",
     "to_torch",

@@ -18,8 +18,10 @@ torch                               Flax                                  axes
 """
 
 import functools
+import os
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -28,15 +30,21 @@ import numpy as np
 from flax import traverse_util
 
 from jaxcnn.errors import UserError, suggest
-from jaxcnn.models.layers import Classifier
+from jaxcnn.models.classifier import Classifier
 
 Path = tuple[str, ...]
 
 # torch leaf: Flax leaf.
 _STATISTICS = {"running_mean": "mean", "running_var": "var"}
+# What XLA aligns buffers on a CPU to, in bytes; also a cache line.
+ALIGNMENT = 64
+COPYING_THREADS = min(4, os.cpu_count() or 1)
+
 # Flax leaf: torch leaf.
 _LEAF_NAMES = {
     "kernel": "weight",
+    "kernel_g": "weight_g",
+    "kernel_v": "weight_v",
     "scale": "weight",
     "bias": "bias",
     **{flax: torch for torch, flax in _STATISTICS.items()},
@@ -59,13 +67,13 @@ def _torch_name(path: Path) -> str:
 
 
 def _transposed(value: Any, path: Path, axes: dict[int, tuple[int, ...]]) -> Any:
-    if path[-1] != "kernel":
+    if not path[-1].startswith("kernel"):
         return value
     return value.transpose(axes[value.ndim])
 
 
 def _torch_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
-    if path[-1] != "kernel":
+    if not path[-1].startswith("kernel"):
         return shape
     return tuple(shape[axis] for axis in _TO_TORCH_AXES[len(shape)])
 
@@ -109,8 +117,7 @@ def from_torch(
             f"What is skipped ({', '.join(skip)}) is newly initialised; give rng=jax.random.key(0)."
         )
     arrays = _cleaned(state_dict)
-    stem = arrays.get(f"{model.stem}.weight")
-    channels = stem.shape[1] if stem is not None and stem.ndim == 4 else 3
+    channels = _input_channels(arrays, model)
     expected = _expected_shapes(model, channels)
     names = {path: _torch_name(path) for path in expected}
 
@@ -138,12 +145,18 @@ def from_torch(
             f"The state dict is not one of this {type(model).__name__}: "
             f"{'; '.join(sorted(problems))}."
         )
-    leaves = {path: _owned(_to_flax(arrays[name], path)) for path, name in wanted.items()}
-    leaves = jax.device_put(leaves)
+    with ThreadPoolExecutor(COPYING_THREADS) as threads:  # numpy copies without the GIL
+        values = threads.map(lambda path: _owned(_to_flax(arrays[wanted[path]], path)), wanted)
+    leaves = jax.device_put(dict(zip(wanted, values, strict=True)))
     if skip:
         images = jnp.zeros((1, model.input_size, model.input_size, channels))
-        fresh = traverse_util.flatten_dict(jax.jit(model.init)(rng, images))
-        leaves |= {path: fresh[path] for path in names.keys() - wanted.keys()}
+
+        @jax.jit  # of which XLA compiles what these leaves need, and not the whole network
+        def skipped_leaves(rng: jax.Array) -> dict[Path, jax.Array]:
+            fresh = traverse_util.flatten_dict(model.init(rng, images))
+            return {path: leaf for path, leaf in fresh.items() if path not in wanted}
+
+        leaves |= skipped_leaves(rng)
     return traverse_util.unflatten_dict(leaves)
 
 
@@ -155,16 +168,56 @@ def from_torch_unchecked(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         Host arrays; a ``weight`` of one axis is taken for a norm's, any other for a kernel.
+
+    Raises:
+        UserError: for a ``weight`` of another number of axes than a network of images has.
     """
     leaves = {}
     for name, array in _cleaned(state_dict).items():
         *scope, leaf = name.split(".")
         if leaf == "weight":
+            if array.ndim != 1 and array.ndim not in _TO_TORCH_AXES:
+                raise UserError(
+                    f"{name} has shape {array.shape}, which no layer of an image network has; "
+                    f"weights of one, two or four axes can be converted."
+                )
             leaf = "scale" if array.ndim == 1 else "kernel"
         collection = "batch_stats" if leaf in _STATISTICS else "params"
         path = (collection, *scope, _STATISTICS.get(leaf, leaf))
         leaves[path] = _to_flax(array, path)
     return traverse_util.unflatten_dict(leaves)
+
+
+def classes_of_heads(state_dict: Mapping[str, Any], model: Classifier) -> dict[str, int]:
+    """How many classes the heads in a state dict have.
+
+    Args:
+        state_dict: see :func:`from_torch`.
+        model: the network, with any ``num_classes``. Its heads are the layers whose kernels depend
+            on that number.
+
+    Returns:
+        The numbers by the heads' names (``{"fc": 1000}``), of those heads that are there.
+    """
+    arrays = _cleaned(state_dict)
+    channels = _input_channels(arrays, model)
+    shapes = _expected_shapes(model, channels)
+    others = _expected_shapes(model.clone(num_classes=model.num_classes + 1), channels)
+    names = [
+        _torch_name(path)
+        for path, shape in shapes.items()
+        if path[-1] == "kernel" and others[path] != shape
+    ]
+    return {
+        name.removesuffix(".weight"): arrays[name].shape[0]
+        for name in names
+        if name in arrays and arrays[name].ndim
+    }
+
+
+def _input_channels(arrays: Mapping[str, np.ndarray], model: Classifier) -> int:
+    stem = arrays.get(f"{model.stem}.weight")
+    return stem.shape[1] if stem is not None and stem.ndim == 4 else 3
 
 
 def _cleaned(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -177,6 +230,12 @@ def _cleaned(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
     for pattern, replacement in _OLD_SPELLINGS:
         values = {pattern.sub(replacement, name): value for name, value in values.items()}
     return {name: np.asarray(value) for name, value in values.items()}
+
+
+def expected_torch_shapes(model: Classifier) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of a model's torch state dict, for three channels; no weights made."""
+    expected = _expected_shapes(model, 3)
+    return {_torch_name(path): _torch_shape(path, shape) for path, shape in expected.items()}
 
 
 @functools.lru_cache(maxsize=8)
@@ -192,8 +251,17 @@ def _to_flax(array: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _owned(array: np.ndarray) -> np.ndarray:
-    """The array, or a copy if JAX on a CPU would go on using its memory, which is another's."""
-    return array.copy() if array.flags.c_contiguous else array
+    """A copy in C order that JAX on a CPU takes as it is, as it does where memory is aligned."""
+    memory = np.empty(array.nbytes + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    if array.ndim < 2 or array.flags.c_contiguous:
+        copy[...] = array
+    else:  # a cache line of the copy at a time: half as long again without
+        line = max(1, ALIGNMENT // array.itemsize)
+        for begin in range(0, array.shape[-1], line):
+            copy[..., begin : begin + line] = array[..., begin : begin + line]
+    return copy
 
 
 def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -16,6 +16,7 @@ from jaxcnn.data.source import Source, open_source
 from jaxcnn.errors import UserError
 from jaxcnn.training import distributed
 from jaxcnn.training.checkpoints import Checkpoints
+from jaxcnn.training.initial import initialized_from
 from jaxcnn.training.metrics import MetricsWriter
 from jaxcnn.training.optimizer import make_schedule, sgd
 from jaxcnn.training.progress import Progress
@@ -25,6 +26,7 @@ from jaxcnn.training.request import (
     check_data,
     check_devices,
     claim_workdir,
+    has_begun,
     model_factory,
 )
 from jaxcnn.training.signals import Stopped, StopSignals
@@ -73,7 +75,12 @@ def train(config: ConfigDict, workdir: Path, data_dir: str | None = None) -> Non
     )
     image_shape = (1, config.image_size, config.image_size, train_source.channels)
     state = init_state(model, optimizer, image_shape, seed=config.seed)
+    if config.sync_batch_norm and not state.batch_stats:
+        raise UserError(f"{config.model} has no batch norms; leave config.sync_batch_norm False.")
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    begins_anew: list[str] = []  # heads of another size than in config.init_from
+    if config.init_from is not None and not has_begun(workdir):
+        state, begins_anew = initialized_from(state, model, config.model, config.init_from)
 
     first = distributed.is_first()
     distributed.first_then_all("workdir", lambda: claim_workdir(workdir, config, write=first))
@@ -112,6 +119,11 @@ def train(config: ConfigDict, workdir: Path, data_dir: str | None = None) -> Non
         f"examples; {config.num_epochs} epochs of {steps_per_epoch} steps of {config.batch_size} "
         f"images on {jax.device_count()} {jax.default_backend()} device(s); workdir {workdir}"
     )
+    if begins_anew:
+        progress.say(
+            f"Initialised from {config.init_from}, but for {', '.join(begins_anew)}, of another "
+            f"number of classes."
+        )
     if start_step:
         progress.say(f"Going on from step {start_step} of {num_steps}.")
 

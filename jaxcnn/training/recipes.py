@@ -32,16 +32,28 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 
+# Networks without norms bear a tenth of the learning rate, as torchvision's reference gives AlexNet
+# and VGG.
+_WITHOUT_NORM = {
+    *("alexnet", "alexnet_original", "googlenet_original", "lenet5", "nin", "zfnet"),
+    *("squeezenet1_0", "squeezenet1_1", "vgg", "vgg11", "vgg13", "vgg16", "vgg19"),
+}
+
 # Arguments of a builder that a config sets by other keys, or that are no plain values.
-_NOT_IN_CONFIG = {"num_classes", "dtype", "param_dtype", "norm_layer"}
+_NOT_IN_CONFIG = {
+    *("num_classes", "dtype", "param_dtype", "axis_name"),
+    *("activation", "block_type", "stem_type"),
+}
+# Those that it gives by name.
+_NAMED = {"norm_layer", "weight_init"}
 
 
 def recipe(model: str, dataset: str = "imagenet2012") -> config_dict.ConfigDict:
     """The config of a model on a dataset.
 
     On ImageNet, and on any dataset without settings of its own, it is torchvision's reference
-    for ResNets: batch 256, SGD with momentum 0.9 and weight decay 1e-4, learning rate 0.1,
-    times 0.1 every 30 of 90 epochs.
+    for ResNets: batch 256, SGD with momentum 0.9 and weight decay 1e-4, learning rate 0.1 (0.01
+    for networks without norms), times 0.1 every 30 of 90 epochs.
 
     Args:
         model: one of :func:`jaxcnn.models.list_models`.
@@ -61,11 +73,12 @@ def recipe(model: str, dataset: str = "imagenet2012") -> config_dict.ConfigDict:
             "model": model,
             "model_args": {
                 # None: the builder's own, whatever model the command line chooses
-                key: placeholder(object if value is None else type(value))
+                key: placeholder(str if key in _NAMED else object if value is None else type(value))
                 for key, value in builder_arguments(model).items()
                 if key not in _NOT_IN_CONFIG
             },
             "num_classes": placeholder(int),  # None: the dataset's
+            "init_from": placeholder(str),  # weights to begin with; None: random ones
             "dataset": dataset,
             "train_split": images.train_split,
             "image_size": images.image_size,
@@ -105,4 +118,6 @@ def recipe(model: str, dataset: str = "imagenet2012") -> config_dict.ConfigDict:
     if images.eval_split:
         config.eval.split = images.eval_split
     config.update(_SETTINGS.get(base_name(dataset), {}))
+    if model in _WITHOUT_NORM:
+        config.learning_rate /= 10
     return config

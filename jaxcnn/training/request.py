@@ -11,9 +11,10 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxcnn import models
+from jaxcnn.convert.pretrained import needed_arguments
 from jaxcnn.data.presets import EVAL_CROPS, FITS, TRAIN_CROPS
 from jaxcnn.errors import UserError
-from jaxcnn.models.layers import BatchNorm, Classifier
+from jaxcnn.models.classifier import Classifier
 from jaxcnn.training.optimizer import SCHEDULES
 
 if TYPE_CHECKING:
@@ -102,15 +103,13 @@ def model_factory(config: ConfigDict) -> Callable[[int], Classifier]:
     """The config's model for a number of classes.
 
     Raises:
-        UserError: for an unknown model, or arguments that it does not take.
+        UserError: for an unknown model, arguments that it does not take, or unknown weights.
     """
     arguments = {key: value for key, value in config.model_args.items() if value is not None}
+    if config.init_from is not None:
+        arguments = needed_arguments(config.model, config.init_from) | arguments
     if config.sync_batch_norm:
-        if "norm_layer" not in models.builder_arguments(config.model):
-            raise UserError(
-                f"{config.model} has no choice of norm; leave config.sync_batch_norm False."
-            )
-        arguments["norm_layer"] = functools.partial(BatchNorm, axis_name=AXIS)
+        arguments["axis_name"] = AXIS
     # Under float32, None: whatever the parameters and images promote to.
     dtype = None if config.dtype == "float32" else config.dtype
     factory = functools.partial(models.create_model, config.model, dtype=dtype, **arguments)
@@ -174,11 +173,9 @@ def claim_workdir(workdir: Path, config: ConfigDict, *, write: bool) -> None:
     path = workdir / "config.json"
     text = json.dumps(json.loads(config.to_json()), indent=2) + "\n"
     try:
-        saved = workdir / "checkpoints"
-        has_begun = saved.is_dir() and any(step.name.isdigit() for step in saved.iterdir())
-        if has_begun and path.exists():
+        if has_begun(workdir) and path.exists():
             _check_same_run(workdir, json.loads(path.read_text()), json.loads(text))
-        elif has_begun:
+        elif has_begun(workdir):
             raise UserError(
                 f"The workdir {workdir} holds checkpoints, but no config.json that says what "
                 f"they are of; use another --workdir."
@@ -203,6 +200,15 @@ def claim_workdir(workdir: Path, config: ConfigDict, *, write: bool) -> None:
             f"The file {path} is no JSON ({error}); use another --workdir, or remove that file "
             f"and the checkpoints beside it."
         ) from error
+
+
+def has_begun(workdir: Path) -> bool:
+    """Whether a run has saved its state in a workdir."""
+    saved = workdir / "checkpoints"
+    try:
+        return saved.is_dir() and any(step.name.isdigit() for step in saved.iterdir())
+    except OSError:  # claim_workdir says what is wrong
+        return False
 
 
 def _check_same_run(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:

@@ -1,0 +1,367 @@
+"""Networks with weights from the web, from files and from the Hugging Face Hub."""
+
+import dataclasses
+import io
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+from file_server import serving
+
+from jaxcnn import convert, models
+from jaxcnn.convert import load_pretrained, pretrained, pretrained_weights
+from jaxcnn.convert.state_dict import classes_of_heads
+from jaxcnn.errors import UserError
+from jaxcnn.models.published import PUBLISHED, PublishedWeights
+
+
+@pytest.fixture(scope="module")
+def resnet() -> torch.nn.Module:
+    """A network whose statistics are not those that it begins with."""
+    torch.manual_seed(0)
+    module = torchvision.models.resnet18()
+    with torch.no_grad():
+        module(torch.randn(4, 3, 64, 64))
+    return module.eval()
+
+
+@pytest.fixture(scope="module")
+def path(resnet, tmp_path_factory):
+    """A file of it with ten classes."""
+    state = resnet.state_dict()
+    state |= {f"fc.{leaf}": state[f"fc.{leaf}"][:10].clone() for leaf in ("weight", "bias")}
+    path = tmp_path_factory.mktemp("pretrained") / "ten.pth"
+    torch.save(state, path)
+    return path
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("JAXCNN_CACHE", str(tmp_path / "cache"))
+    with serving() as server:
+        monkeypatch.setattr(PublishedWeights, "url", property(lambda w: server.url(w.file)))
+        yield server
+
+
+def publish(server, monkeypatch, state: dict[str, torch.Tensor], name: str) -> None:
+    """Puts these weights on the server in place of those that torchvision has for the network."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    served = server.add(file.getvalue(), name)
+    rows = [dataclasses.replace(r, file=served) if r.model == name else r for r in PUBLISHED]
+    monkeypatch.setattr(pretrained, "PUBLISHED", tuple(rows))
+
+
+def zeros(model, channels: int) -> dict[str, torch.Tensor]:
+    """A state dict of the model."""
+    images = jnp.zeros((1, model.input_size, model.input_size, channels))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    return {name: torch.from_numpy(array) for name, array in convert.to_torch(variables).items()}
+
+
+# --- what torchvision has published
+
+
+def test_the_table_is_torchvisions():
+    architectures = sorted({weights.model for weights in PUBLISHED})
+    ours, theirs = [], []
+    for architecture in architectures:
+        enum = torchvision.models.get_model_weights(architecture)
+        for weights in enum:
+            transforms, meta = weights.transforms(), weights.meta
+            metrics = meta["_metrics"].get("ImageNet-1K", {})
+            # The features of a VGG-16, without a classifier, have no figures.
+            top1, top5 = metrics.get("acc@1"), metrics.get("acc@5")
+            theirs.append(
+                (
+                    architecture,
+                    weights.name,
+                    weights.url,
+                    meta["num_params"],
+                    None if top1 is None or np.isnan(top1) else round(top1 / 100, 9),
+                    None if top5 is None or np.isnan(top5) else round(top5 / 100, 9),
+                    transforms.resize_size[0],
+                    transforms.crop_size[0],
+                    transforms.interpolation.value,
+                    tuple(transforms.mean),
+                    tuple(transforms.std),
+                    weights is enum.DEFAULT,
+                )
+            )
+    for weights in PUBLISHED:
+        how = weights.preprocessing
+        ours.append(
+            (
+                weights.model,
+                weights.name,
+                weights.url,
+                weights.num_params,
+                None if weights.top1 is None else round(weights.top1, 9),
+                None if weights.top5 is None else round(weights.top5, 9),
+                how.resize_size,
+                how.crop_size,
+                how.interpolation,
+                tuple(how.mean),
+                tuple(how.std),
+                weights.default,
+            )
+        )
+    assert len(PUBLISHED) == 98
+    assert sorted(ours, key=str) == sorted(theirs, key=str)
+
+
+def test_the_table_has_all_that_torchvision_has_for_our_networks():
+    published = {weights.model for weights in PUBLISHED}
+    theirs = set(torchvision.models.list_models(torchvision.models))
+    assert set(models.list_models()) & theirs <= published
+
+
+def test_the_list_is_of_our_networks_with_the_default_first():
+    assert {weights.model for weights in pretrained_weights()} <= set(models.list_models())
+    for name in models.list_models():
+        weights = pretrained_weights(name)
+        assert weights == [w for w in pretrained_weights() if w.model == name]
+        assert [w.default for w in weights] == [True, False, False, False][: len(weights)]
+    assert [w.name for w in pretrained_weights("resnet50")] == ["IMAGENET1K_V2", "IMAGENET1K_V1"]
+    assert pretrained_weights("lenet5") == []
+    with pytest.raises(UserError, match="did you mean 'resnet18'"):
+        pretrained_weights("resnet81")
+
+
+@pytest.mark.parametrize("name", ["resnet50", "wide_resnet50_2", "resnext101_64x4d"])
+def test_weights_go_by_torchvisions_names(name):
+    enum = torchvision.models.get_model_weights(name)
+    for weights in enum:
+        for spelling in (weights.name, str(weights)):
+            assert pretrained._published(name, spelling).url == weights.url
+    for spelling in ("DEFAULT", f"{enum.__name__}.DEFAULT"):
+        assert pretrained._published(name, spelling).url == enum.DEFAULT.url
+
+
+# --- published weights
+
+
+def test_published_weights_are_downloaded_once_and_give_torchvisions_logits(
+    resnet, server, monkeypatch
+):
+    publish(server, monkeypatch, resnet.state_dict(), "resnet18")
+    enum = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
+    for weights in ("DEFAULT", "IMAGENET1K_V1", "ResNet18_Weights.IMAGENET1K_V1", enum):
+        model, variables = load_pretrained("resnet18", weights)
+        assert model == models.resnet18()
+    images = np.random.default_rng(0).standard_normal((2, 64, 64, 3), np.float32)
+    with torch.no_grad():
+        expected = resnet(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+    logits = jax.jit(model.apply)(variables, images)
+    assert np.abs(logits - expected).max() <= 1e-4 * np.abs(expected).max()
+    assert len(server.requests) == 1
+
+
+def test_arguments_go_to_the_model_and_wrong_ones_are_refused_before_a_download(
+    resnet, server, monkeypatch
+):
+    publish(server, monkeypatch, resnet.state_dict(), "resnet18")
+    with pytest.raises(UserError, match="takes no argument 'widht'"):
+        load_pretrained("resnet18", widht=2)
+    assert server.requests == []
+    model, variables = load_pretrained("resnet18", dtype=jnp.bfloat16)
+    assert model.dtype == jnp.bfloat16
+    assert variables["params"]["conv1"]["kernel"].dtype == jnp.float32
+    logits = jax.eval_shape(model.apply, variables, jnp.zeros((1, 64, 64, 3)))
+    assert logits.dtype == jnp.bfloat16
+
+
+def test_another_number_of_classes_is_refused(resnet, server, monkeypatch):
+    publish(server, monkeypatch, resnet.state_dict(), "resnet18")
+    with pytest.raises(UserError, match=r"1000 classes .*num_classes is 10; .*skip=\('fc',\)"):
+        load_pretrained("resnet18", num_classes=10)
+
+
+class Toy(models.LeNet5):
+    """Has the arguments of the networks with auxiliary heads."""
+
+    transform_input: bool = False
+    aux_logits: bool = False
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_networks_from_tensorflow_have_their_arguments(name, server, monkeypatch, tmp_path):
+    monkeypatch.setattr(pretrained, "create_model", lambda name, **kwargs: Toy(**kwargs))
+    monkeypatch.setattr(pretrained, "builder_arguments", lambda name: {})
+    state = zeros(Toy(num_classes=1000), channels=3)
+    publish(server, monkeypatch, state, name)
+    model, _ = load_pretrained(name)
+    assert model.transform_input and model.aux_logits and model.num_classes == 1000
+    model, _ = load_pretrained(name, transform_input=False)
+    assert not model.transform_input and model.aux_logits
+
+    # Without the auxiliary heads their values are left out.
+    head = "aux1.fc" if name == "googlenet" else "AuxLogits.fc"
+    publish(server, monkeypatch, state | {f"{head}.weight": torch.zeros(1000, 7)}, name)
+    with pytest.raises(UserError, match=f"unexpected {head}"):
+        load_pretrained(name)
+    model, _ = load_pretrained(name, aux_logits=False)
+    assert not model.aux_logits
+
+    # They are arguments of the published weights only.
+    torch.save(state, tmp_path / "own.pth")
+    model, _ = load_pretrained(name, tmp_path / "own.pth")
+    assert not model.transform_input and not model.aux_logits
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "words"),
+    [
+        ("lenet5", "DEFAULT", "no weights for lenet5; give the path of a file"),
+        ("resnet18", "IMAGENET1K_V2", "did you mean 'IMAGENET1K_V1'"),
+        ("resnet18", "ResNet50_Weights.IMAGENET1K_V1", "did you mean"),
+        ("resnet18", None, "known: IMAGENET1K_V1"),
+        ("resnet81", "DEFAULT", "did you mean 'resnet18'"),
+        ("resnet18", "nowhere.pth", "nowhere.pth cannot be opened"),
+        ("resnet18", "folder/nowhere", "nowhere cannot be opened"),
+    ],
+)
+def test_weights_that_are_not_there_are_said(name, weights, words):
+    with pytest.raises(UserError, match=words):
+        load_pretrained(name, weights)
+
+
+# --- files
+
+
+def test_a_file_tells_the_number_of_classes(path):
+    for weights in (path, str(path)):
+        model, variables = load_pretrained("resnet18", weights)
+        assert model.num_classes == 10
+        expected = convert.from_torch(torch.load(path), model)
+        jax.tree.map(np.testing.assert_array_equal, variables, expected)
+    assert load_pretrained("resnet18", path, num_classes=10)[0] == model
+
+
+def test_a_file_may_have_no_extension(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights").write_bytes(path.read_bytes())
+    assert load_pretrained("resnet18", "weights")[0].num_classes == 10
+
+
+def test_files_of_flax_variables_and_of_one_dict_of_several_are_read(path, tmp_path):
+    expected = convert.from_torch(convert.load_checkpoint(path), models.resnet18(num_classes=10))
+    convert.save(tmp_path / "flax.safetensors", expected)
+    torch.save({"model": {}, "ema": torch.load(path)}, tmp_path / "several.pth")
+    for weights, key in ((tmp_path / "flax.safetensors", None), (tmp_path / "several.pth", "ema")):
+        model, variables = load_pretrained("resnet18", weights, key=key)
+        assert model.num_classes == 10
+        jax.tree.map(np.testing.assert_array_equal, variables, expected)
+
+
+def test_half_precision_stays(path, tmp_path):
+    state = {k: v.half() if v.is_floating_point() else v for k, v in torch.load(path).items()}
+    torch.save(state, tmp_path / "half.pth")
+    _, variables = load_pretrained("resnet18", tmp_path / "half.pth")
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype(np.float16)}
+
+
+def test_the_weights_of_another_network_are_refused(path):
+    with pytest.raises(UserError, match=r"not one of this ResNet: .*missing layer1\.2"):
+        load_pretrained("resnet34", path)
+
+
+def test_a_head_that_does_not_fit_is_refused_unless_it_is_skipped(tmp_path):
+    state = {name: value + 1 for name, value in zeros(models.lenet5(), channels=1).items()}
+    torch.save(state, tmp_path / "other.pth")
+    headless = {name: value for name, value in state.items() if not name.startswith("fc3.")}
+    torch.save(headless, tmp_path / "none.pth")
+    for file, words in (
+        ("other.pth", r"10 classes .*leave num_classes out"),
+        ("none.pth", r"missing fc3\.bias"),
+    ):
+        with pytest.raises(UserError, match=words):
+            load_pretrained("lenet5", tmp_path / file, num_classes=7)
+        model, variables = load_pretrained(
+            "lenet5", tmp_path / file, num_classes=7, skip=("fc3",), rng=jax.random.key(0)
+        )
+        assert model.num_classes == 7 and variables["params"]["fc3"]["kernel"].shape == (84, 7)
+        assert (variables["params"]["fc2"]["kernel"] == 1).all()
+        assert (variables["params"]["fc3"]["kernel"] != 1).all()
+
+
+@pytest.mark.parametrize("name", ["lenet5", "resnet18"])
+def test_heads_are_found_in_any_order_of_the_names(name):
+    model = models.create_model(name, num_classes=5)
+    state = zeros(model, channels=1)
+    head = {"lenet5": "fc3", "resnet18": "fc"}[name]
+    for keys in (sorted(state), sorted(state, reverse=True)):
+        reordered = {key: state[key] for key in keys}
+        assert classes_of_heads(reordered, models.create_model(name)) == {head: 5}
+
+
+# --- the Hugging Face Hub
+
+
+class EntryNotFoundError(Exception):
+    """As huggingface_hub has it."""
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A stand-in for the package, with files by (repository, revision, name)."""
+    files, asked = {}, []
+
+    def hf_hub_download(repo_id: str, filename: str, *, revision: str | None = None) -> str:
+        asked.append(filename)
+        if repo_id == "no/network":
+            raise OSError("We couldn't connect.\nCheck your connection.")
+        try:
+            return files[repo_id, revision, filename]
+        except KeyError:
+            raise EntryNotFoundError(f"404 Client Error.\n{filename} is not there") from None
+
+    package = types.ModuleType("huggingface_hub")
+    package.hf_hub_download, package.files, package.asked = hf_hub_download, files, asked
+    package.utils = types.ModuleType("huggingface_hub.utils")
+    package.utils.EntryNotFoundError = EntryNotFoundError
+    monkeypatch.setitem(sys.modules, "huggingface_hub", package)
+    monkeypatch.setitem(sys.modules, "huggingface_hub.utils", package.utils)
+    return package
+
+
+def test_the_hub_gives_safetensors_or_else_a_pickle(hub, path, resnet, tmp_path):
+    other = str(tmp_path / "model.safetensors")
+    safetensors.torch.save_file(resnet.state_dict(), other)
+    hub.files["me/net", None, "model.safetensors"] = other
+    hub.files["me/net", None, "pytorch_model.bin"] = "/nowhere"
+    hub.files["me/net", "v1", "pytorch_model.bin"] = str(path)
+    model, variables = load_pretrained("resnet18", "hf-hub:me/net")
+    assert hub.asked == ["model.safetensors"] and model.num_classes == 1000
+    expected = convert.from_torch(resnet.state_dict(), model)
+    jax.tree.map(np.testing.assert_array_equal, variables, expected)
+    model, _ = load_pretrained("resnet18", "hf-hub:me/net@v1")
+    assert hub.asked[1:] == ["model.safetensors", "pytorch_model.bin"]
+    assert model.num_classes == 10
+
+
+@pytest.mark.parametrize(
+    ("repository", "words"),
+    [
+        ("no/weights", r"neither model.safetensors nor pytorch_model.bin \(404 Client Error\)"),
+        ("no/network", r"cannot be downloaded \(We couldn't connect\)"),
+    ],
+)
+def test_what_the_hub_does_not_give_is_said(repository, words, hub):
+    with pytest.raises(UserError, match=words) as caught:
+        load_pretrained("resnet18", f"hf-hub:{repository}")
+    assert f"hf-hub:{repository}" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_hub_needs_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match="pip install huggingface_hub"):
+        load_pretrained("resnet18", "hf-hub:timm/resnet18.a1_in1k")
