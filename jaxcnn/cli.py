@@ -4,8 +4,12 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from jaxcnn.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxcnn.models import ModelInfo
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,10 +41,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     inspect.add_argument("file", metavar="FILE")
     inspect.add_argument("--key", help="which dict of FILE, such as model_ema")
 
+    table = commands.add_parser("models", help="the networks: size, cost, accuracy")
+    table.add_argument("--family", help="only its members, such as vgg")
+    table.add_argument("--markdown", action="store_true", help="as the table of the README")
+
     arguments = parser.parse_args(argv)
     try:
         if arguments.command == "inspect":
             _inspect(arguments.file, arguments.key)
+        elif arguments.command == "models":
+            _models(arguments.family, arguments.markdown)
         else:
             _convert(
                 arguments.src, arguments.dst, arguments.model, arguments.num_classes, arguments.key
@@ -64,6 +74,41 @@ def _inspect(path: str, key: str | None) -> None:
     elements = sum(math.prod(t.shape) for t in tensors.values())
     megabytes = sum(row[3] for row in rows) / 1e6
     print(f"{len(rows)} tensors, {elements:,} elements, {megabytes:,.1f} MB")
+
+
+def _models(family: str | None, markdown: bool) -> None:
+    from jaxcnn import models
+
+    def percent(accuracy: float | None) -> str:
+        return "" if accuracy is None else f"{accuracy:.2%}"
+
+    heads = ("model", "parameters", "multiply-adds", "pixels", "top-1", "top-5", "paper")
+    rows = [
+        (
+            info.name,
+            f"{info.parameters / 1e6:.2f} M",
+            f"{info.multiply_adds / 1e9:.2f} G",
+            str(info.input_size),
+            percent(info.top1),
+            percent(info.top5),
+            info.paper,
+        )
+        for info in sorted(map(models.model_info, models.list_models(family)), key=_by_family)
+    ]
+    if markdown:
+        print(f"| {' | '.join(heads)} |")
+        print(f"|---|{'---:|' * 5}---|")
+        for name, *others in rows:
+            print(f"| {' | '.join([f'`{name}`', *others])} |".replace("  ", " "))
+        return
+    widths = [max(len(row[column]) for row in [heads, *rows]) for column in range(len(heads) - 1)]
+    for row in [heads, *rows]:
+        cells = [f"{row[0]:{widths[0]}}", *map(str.rjust, row[1:-1], widths[1:]), row[-1]]
+        print("  ".join(cells))
+
+
+def _by_family(info: "ModelInfo") -> tuple[str, int, str]:
+    return info.family, info.parameters, info.name
 
 
 def _convert(
