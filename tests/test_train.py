@@ -90,6 +90,7 @@ def same_results(a: pathlib.Path, b: pathlib.Path) -> None:
     assert steps == sorted(set(steps))
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_from_its_last_checkpoint(train, data_dir, tmp_path):
     """With batch norm, so that the running statistics count too."""
     flags = (
@@ -286,7 +287,16 @@ WRONG = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", WRONG)
+QUICKLY_TRIED = (
+    *("no config", "an unknown model", "an unknown dataset", "an unknown key", "images too small"),
+    *("a batch that devices do not divide", "weights that are not there", "no right to write"),
+)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, marks=[pytest.mark.slow] * (c not in QUICKLY_TRIED)) for c in WRONG],
+)
 def test_a_wrong_request_is_one_sentence_and_status_2(case, train, tmp_path):
     flags, words = WRONG[case]
     result = train(f"--workdir={tmp_path / 'run'}", *flags, devices=2)

@@ -93,6 +93,7 @@ def test_logits(name, case):
         assert worst_logits_error(model, variables, module, x, train=train) <= LOGITS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "case"),
     [("alexnet_original", ALEXNETS["small"]), ("zfnet", ZFNETS["small"])],
@@ -121,6 +122,7 @@ def test_zfnets_pooling_gives_the_switches():
     assert state["switches"].keys() == {"pool1", "pool2", "pool5"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["alexnet_original", "zfnet"])
 def test_initial_weights_are_the_papers(name):
     model = models.create_model(name)

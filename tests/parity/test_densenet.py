@@ -33,6 +33,7 @@ def pair(**kwargs):
     return DenseNet(**SMALL, **kwargs, param_dtype=jnp.float64), module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory_efficient", [False, True])
 def test_three_training_steps(memory_efficient):
     model, module = pair(memory_efficient=memory_efficient)

@@ -20,6 +20,7 @@ def variables_for(model, size: int):
     return jax.eval_shape(model.init, jax.random.key(0), shape), shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [False, True])
 def test_the_auxiliary_head(train):
     torch.manual_seed(0)

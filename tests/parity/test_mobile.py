@@ -65,6 +65,7 @@ def test_norms_and_dropout_have_torchvisions_settings(name, kwargs):
     assert our_settings(name, **kwargs) == torchs_settings(name, **kwargs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EFFICIENTNETS)
 def test_each_efficientnet_has_torchvisions_settings(name):
     with torch.device("meta"):
@@ -77,6 +78,7 @@ def test_each_efficientnet_has_torchvisions_settings(name):
     assert [model.input_size] == weights.transforms().crop_size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0"])
 def test_another_norm_layer_is_at_every_norms_place(name):
     ours, theirs = (

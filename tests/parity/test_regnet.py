@@ -52,6 +52,7 @@ def test_any_stages(se_ratio):
     compare(torchs(ratios, se_ratio), **STAGES, bottleneck_ratios=ratios, se_ratio=se_ratio)
 
 
+@pytest.mark.slow
 def test_another_activation_and_norm():
     compare(
         torchs(
@@ -82,6 +83,7 @@ def plain_block(width, stride, norm_layer, activation, name, **others):
     )
 
 
+@pytest.mark.slow
 def test_another_stem_and_block():
     compare(
         torchs(stem_type=TorchStem, stem_width=16, block_type=TorchPlainBlock),

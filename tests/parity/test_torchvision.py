@@ -23,14 +23,17 @@ NAMES = [
 FAST = {name for family in FAMILIES.values() for name in family.fast}
 KEYWORDS = [case for family in FAMILIES.values() for case in family.keywords]
 STEPPED = [name for family in FAMILIES.values() for name in family.steps]
+LONG = {"inception_v3"}  # of these, one that has to have large images
+# Of which the default suite compares more than logits.
+THOROUGH = {"resnet18", "squeezenet1_1"}
 
 
 def family_of(name: str):
     return FAMILIES[models.model_info(name).family]
 
 
-def some_slow(names: list[str]):
-    return [pytest.param(n, marks=[pytest.mark.slow] * (n not in FAST)) for n in names]
+def slow_but(fast: set[str], names: list[str]):
+    return [pytest.param(n, marks=[pytest.mark.slow] * (n not in fast)) for n in names]
 
 
 def test_all_of_torchvisions_convolutional_networks_are_here():
@@ -38,7 +41,7 @@ def test_all_of_torchvisions_convolutional_networks_are_here():
     assert len(NAMES) == 68
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_but(FAST, NAMES))
 def test_the_parameter_tree_is_torchvisions(name):
     module = module_without_values(name)
     theirs = {k: tuple(v.shape) for k, v in module.state_dict().items()}
@@ -46,7 +49,7 @@ def test_the_parameter_tree_is_torchvisions(name):
     assert expected_torch_shapes(models.create_model(name)) == theirs
 
 
-@pytest.mark.parametrize("name", some_slow(NAMES))
+@pytest.mark.parametrize("name", slow_but(FAST - LONG, NAMES))
 def test_logits_equal_torchvisions(name, table):
     """In both modes, for images of an odd size and seven classes."""
     x = images(2, 3, *family_of(name).size)
@@ -64,6 +67,7 @@ def test_logits_equal_torchvisions_at_the_default_size(name, table):
     assert error <= LOGITS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kwargs"), KEYWORDS)
 def test_keyword_arguments_mean_what_they_mean_in_torchvision(name, kwargs):
     x = images(2, 3, *family_of(name).size)
@@ -71,7 +75,7 @@ def test_keyword_arguments_mean_what_they_mean_in_torchvision(name, kwargs):
         assert error <= LOGITS, f"train={train}"
 
 
-@pytest.mark.parametrize("name", some_slow(STEPPED))
+@pytest.mark.parametrize("name", slow_but(THOROUGH, STEPPED))
 def test_three_training_steps_equal_torchs(name, table):
     model, _, module = pair(name, num_classes=10)
     family = family_of(name)
@@ -86,7 +90,7 @@ def test_three_training_steps_equal_torchs(name, table):
     assert error <= STEPS, where
 
 
-@pytest.mark.parametrize("name", some_slow(STEPPED))
+@pytest.mark.parametrize("name", slow_but(THOROUGH, STEPPED))
 def test_the_comparison_measures_the_port_and_not_chaos(name):
     """Torch against itself, its input moved by one unit in the last place."""
     _, _, module = pair(name, num_classes=10)

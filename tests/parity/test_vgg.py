@@ -42,6 +42,7 @@ def test_logits(channels, batch_norm):
         assert worst_logits_error(model, variables, module, x, train=train) <= LOGITS
 
 
+@pytest.mark.slow
 def test_three_training_steps():
     model, module = pair(channels=1, num_classes=10, batch_norm=True)
     error, where = worst_step_error(model, module, (4, 1, 17, 23))
