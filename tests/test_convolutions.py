@@ -120,6 +120,9 @@ def test_initial_weights_can_be_chosen_for_the_whole_network():
         reference = torch.nn.init.xavier_uniform_(torch.empty(shape))
         assert abs(xavier[name]).max() == pytest.approx(abs(reference).max().item(), rel=0.02)
         assert xavier[name].std() == pytest.approx(reference.std().item(), rel=0.05)
+    normal = kernels(weight_init="kaiming_normal")["fc1"]
+    assert normal.std() == pytest.approx((2 / 400) ** 0.5, rel=0.02)
+    assert abs(normal).max() > 3.5 * normal.std()  # not truncated
     assert all((kernel == 0.25).all() for kernel in kernels(weight_init=0.25).values())
     own = kernels(weight_init=jax.random.normal)
     assert own["fc1"].std() == pytest.approx(1, rel=0.05)

@@ -340,6 +340,6 @@ anynet = Builder(
     AnyNet,
     "A network of the AnyNet design space",
     parameters=5_495_976,
-    multiply_adds=414_000_000,
+    multiply_adds=413_812_608,
     defaults={key: regnet_x_400mf.fixed[key] for key in Stages._fields},
 )

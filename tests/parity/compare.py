@@ -96,6 +96,7 @@ def pair(name: str, **kwargs: Any) -> tuple[Classifier, Any, torch.nn.Module]:
     """Our model, its variables, and torchvision's module with the same; all float64, both still."""
     family = FAMILIES[models.model_info(name).family]
     kwargs = {**family.still, **kwargs}
+    torch.manual_seed(0)
     module = getattr(torchvision.models, name)(**kwargs).double()
     mend_hardsigmoid(module)
     randomize(module, seed=0, norms_of_branch=family.norms_of_branch)

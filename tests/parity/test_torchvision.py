@@ -23,7 +23,6 @@ NAMES = [
 FAST = {name for family in FAMILIES.values() for name in family.fast}
 KEYWORDS = [case for family in FAMILIES.values() for case in family.keywords]
 STEPPED = [name for family in FAMILIES.values() for name in family.steps]
-LONG = {"inception_v3"}  # of these, one that has to have large images
 # Of which the default suite compares more than logits.
 THOROUGH = {"resnet18", "squeezenet1_1"}
 
@@ -49,7 +48,7 @@ def test_the_parameter_tree_is_torchvisions(name):
     assert expected_torch_shapes(models.create_model(name)) == theirs
 
 
-@pytest.mark.parametrize("name", slow_but(FAST - LONG, NAMES))
+@pytest.mark.parametrize("name", slow_but(FAST, NAMES))
 def test_logits_equal_torchvisions(name, table):
     """In both modes, for images of an odd size and seven classes."""
     x = images(2, 3, *family_of(name).size)

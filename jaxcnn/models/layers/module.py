@@ -14,12 +14,14 @@ from jaxcnn.errors import UserError, suggest
 Size = int | tuple[int, int]
 LayerFactory = Callable[..., nn.Module]
 
-# Initial weights by name: torch.nn.init's names.
+# Initial weights by name: torch.nn.init's names and distributions. (Flax's of these names truncate
+# the normal ones.)
+_scaled = nn.initializers.variance_scaling
 INITIALIZERS: dict[str, Initializer] = {
-    "xavier_uniform": nn.initializers.xavier_uniform(),
-    "xavier_normal": nn.initializers.xavier_normal(),
-    "kaiming_uniform": nn.initializers.he_uniform(),
-    "kaiming_normal": nn.initializers.he_normal(),
+    "xavier_uniform": _scaled(1.0, "fan_avg", "uniform"),
+    "xavier_normal": _scaled(1.0, "fan_avg", "normal"),
+    "kaiming_uniform": _scaled(2.0, "fan_in", "uniform"),
+    "kaiming_normal": _scaled(2.0, "fan_in", "normal"),
 }
 
 
