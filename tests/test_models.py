@@ -156,6 +156,17 @@ def test_a_wrong_argument_is_named_with_those_that_are_right():
         models.resnet18(num_class=10)
 
 
+def test_lists_do_as_arguments():
+    model = models.resnet50(replace_stride_with_dilation=[False, True, True])
+    assert hash(model) == hash(models.resnet50(replace_stride_with_dilation=(False, True, True)))
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.5])
+def test_a_dropout_that_is_no_probability_is_refused(rate):
+    with pytest.raises(UserError, match="a probability, 0 to 1, but is"):
+        shapes("alexnet", dropout=rate)
+
+
 def test_what_makes_the_variant_is_not_open():
     with pytest.raises(UserError, match="'groups'.*it is 32 in resnext50_32x4d"):
         models.resnext50_32x4d(groups=16)

@@ -4,13 +4,23 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxcnn.errors import UserError
 from jaxcnn.models.layers.module import Module
+
+
+def _checked(rate: float, layer: str) -> float:
+    if not 0 <= rate <= 1:
+        raise UserError(f"The rate of {layer} is a probability, 0 to 1, but is {rate}.")
+    return rate
 
 
 class Dropout(Module):
     """``torch.nn.Dropout``: in training each value is zero with probability ``rate``.
 
     The others are scaled by ``1 / (1 - rate)``. Draws from the rng stream ``"dropout"``.
+
+    Raises:
+        UserError: for a rate that is no probability.
     """
 
     rate: float = 0.5
@@ -18,7 +28,7 @@ class Dropout(Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Drops values of an array of any shape."""
-        return nn.Dropout(self.rate, deterministic=not train)(x)
+        return nn.Dropout(_checked(self.rate, "dropout"), deterministic=not train)(x)
 
 
 class StochasticDepth(Module):
@@ -27,6 +37,9 @@ class StochasticDepth(Module):
     Huang et al. 2016, "Deep networks with stochastic depth". Each example's values are zero with
     probability ``rate`` and otherwise scaled by ``1 / (1 - rate)``. Draws from the rng stream
     ``"dropout"``.
+
+    Raises:
+        UserError: in training, for a rate that is no probability.
     """
 
     rate: float
@@ -34,7 +47,7 @@ class StochasticDepth(Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Leaves out examples of ``[N, ...]``."""
-        if not train or self.rate == 0:
+        if not train or _checked(self.rate, "stochastic depth") == 0:
             return x
         if self.rate == 1:
             return jnp.zeros_like(x)
