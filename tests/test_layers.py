@@ -63,7 +63,7 @@ def convolutions(draw):
     return arguments, size, groups * draw(st.integers(1, 3)), groups * draw(st.integers(1, 3))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(convolutions(), st.booleans())
 def test_conv_and_its_gradients_equal_torchs(case, bias):
     arguments, size, channels, features = case

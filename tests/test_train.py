@@ -178,6 +178,7 @@ def run_two_processes(request: tuple[str, ...], data_dir: str, flags, environ) -
     return [stdout for stdout, _ in outputs]
 
 
+@pytest.mark.slow
 def test_two_processes_of_two_devices_equal_one_of_four(four_devices, data_dir, tmp_path):
     address = f"--coordinator_address=localhost:{free_port()}"
     run_two_processes(
@@ -335,17 +336,20 @@ def test_a_loss_that_diverges_stops_the_run(train, tmp_path):
     check_refusal(result, "lower config.learning_rate")
 
 
+@pytest.mark.slow
 def test_a_diverged_evaluation_stops_the_run_too(train, tmp_path):
     flags = ("--config.train_split=train[:64]", "--config.learning_rate=1e30")
     check_refusal(train(*QUICK, *flags, f"--workdir={tmp_path}"), "lower config.learning_rate")
 
 
+@pytest.mark.slow
 def test_a_workdir_without_a_checkpoint_is_free_for_another_run(train, tmp_path):
     (tmp_path / "config.json").write_text('{"model": "resnet18"}')
     result = train(*QUICK, "--config.train_split=train[:64]", f"--workdir={tmp_path}")
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_another_model_can_be_chosen_on_the_command_line(train, tmp_path):
     flags = ("--config=configs/resnet18.py:digits", "--config.train_split=train[:64]")
     result = train(

@@ -78,30 +78,34 @@ def _smallest_size(model: Classifier, x: jax.Array, train: bool) -> int | None:
 
     Found by halving, with shapes only: if a size is large enough, so is any larger one.
     """
+    initializing = model.is_initializing()
     model = model.clone(parent=None, name=None)
     key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
 
     def images(size: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((x.shape[0], size, size, x.shape[3]), x.dtype)
 
+    init = functools.partial(model.init, method="forward")
+
     def apply(variables: Any, images: jax.Array, key: jax.Array) -> Any:
-        return model.apply(
-            variables, images, train, mutable=True, rngs={"dropout": key}, method="forward"
-        )
+        rngs = {"dropout": key}
+        return model.apply(variables, images, train, mutable=True, rngs=rngs, method="forward")
 
     def works(size: int) -> bool:
         try:
-            jax.eval_shape(apply, variables, images(size), key)
+            if initializing:
+                jax.eval_shape(init, key, images(size))
+            else:
+                jax.eval_shape(apply, variables, images(size), key)
         except (UserError, ScopeParamShapeError):
             return False
         return True
 
-    try:
-        variables = jax.eval_shape(
-            functools.partial(model.init, method="forward"), key, images(model.input_size)
-        )
-    except UserError:
-        return None
+    if not initializing:
+        try:
+            variables = jax.eval_shape(init, key, images(model.input_size))
+        except UserError:
+            return None
     too_small, enough = 0, model.input_size
     if not works(enough):
         return None

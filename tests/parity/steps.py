@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from compare import as_tuple, nhwc, worst
+from compare import as_tuple, jit, nhwc, worst
 
 from jaxcnn import convert
 from jaxcnn.models.classifier import Classifier
@@ -53,7 +53,7 @@ def our_steps(
 ) -> tuple[list[float], Arrays, Arrays]:
     """The same with ``make_train_step``, under torch's names."""
     optimizer = sgd(learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-    step = jax.jit(make_train_step(model, optimizer), static_argnames="axis_name")
+    step = jit(make_train_step(model, optimizer), static_argnames="axis_name")
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],

@@ -59,6 +59,7 @@ def gradient_function(memory_efficient: bool):
     return jax.value_and_grad(loss, has_aux=True), variables["params"]
 
 
+@pytest.mark.slow
 def test_a_memory_efficient_one_has_the_same_variables_and_gradients():
     (plain, params), (efficient, same) = gradient_function(False), gradient_function(True)
     a, b = jax.jit(plain)(params), jax.jit(efficient)(same)

@@ -65,6 +65,7 @@ def test_the_input_channels_follow_the_stem(channels):
     compare_logits(model, variables, module, images(2, channels, 64, 64))
 
 
+@pytest.mark.slow
 def test_zero_init_residual_begins_every_branch_at_zero():
     model = models.resnet50(zero_init_residual=True)
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]

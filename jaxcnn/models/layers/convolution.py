@@ -109,6 +109,8 @@ def convolve(
     XLA's convolution on a CPU is 7 to 20 times slower than a matrix product where the output
     map has a few pixels only, and up to twice as slow where the kernel has one
     (``benchmarks/convolution.py``), so these are matrix products of the image's patches there.
+    One of each channel by itself is several times slower too, and its gradient up to a hundred
+    times: there it is a sum over the kernel's places.
     """
     height, width = (
         (size + 2 * p - d * (k - 1) - 1) // s + 1
@@ -117,16 +119,27 @@ def convolve(
         )
     )
     single = kernel.shape[:2] == (1, 1) and padding == (0, 0)
-    if groups == 1 and jax.default_backend() == "cpu" and (single or height * width <= SMALL_MAP):
+    dense = groups == 1 and (single or height * width <= SMALL_MAP)
+    depthwise = groups == x.shape[-1] == kernel.shape[-1]
+    if jax.default_backend() == "cpu" and (dense or depthwise):
         x = jnp.pad(x, ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)))
-        patches = [
-            x[:, top : top + (height - 1) * stride[0] + 1 : stride[0]][
-                :, :, left : left + (width - 1) * stride[1] + 1 : stride[1]
-            ]
+        rows = [
+            x[:, top : top + (height - 1) * stride[0] + 1 : stride[0]]
             for top in range(0, kernel.shape[0] * dilation[0], dilation[0])
+        ]
+        if depthwise:  # or XLA makes one loop of it all, which takes minutes to compile
+            rows = lax.optimization_barrier(rows)
+        patches = [
+            row[:, :, left : left + (width - 1) * stride[1] + 1 : stride[1]]
+            for row in rows
             for left in range(0, kernel.shape[1] * dilation[1], dilation[1])
         ]
-        return jnp.concatenate(patches, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+        places = kernel.reshape(-1, kernel.shape[-1])
+        if depthwise:
+            wide = jnp.promote_types(x.dtype, jnp.float32)  # in which XLA's adds up, too
+            products = zip(patches, places.astype(wide), strict=True)
+            return sum(patch.astype(wide) * place for patch, place in products).astype(x.dtype)
+        return jnp.concatenate(patches, axis=-1) @ places
     return lax.conv_general_dilated(
         x,
         kernel,
