@@ -145,9 +145,11 @@ def from_torch(
             f"The state dict is not one of this {type(model).__name__}: "
             f"{'; '.join(sorted(problems))}."
         )
+    largest_first = sorted(wanted, key=lambda path: -arrays[wanted[path]].nbytes)
     with ThreadPoolExecutor(COPYING_THREADS) as threads:  # numpy copies without the GIL
-        values = threads.map(lambda path: _owned(_to_flax(arrays[wanted[path]], path)), wanted)
-    leaves = jax.device_put(dict(zip(wanted, values, strict=True)))
+        values = threads.map(lambda p: _owned(_to_flax(arrays[wanted[p]], p)), largest_first)
+        copies = dict(zip(largest_first, values, strict=True))
+    leaves = jax.device_put({path: copies[path] for path in wanted})
     if skip:
         images = jnp.zeros((1, model.input_size, model.input_size, channels))
 

@@ -11,7 +11,6 @@ Every layer is called as ``layer(x, train)``, whether or not training changes wh
 """
 
 from jaxcnn.models.layers.convolution import (
-    SMALL_MAP,
     Conv,
     ConvTranspose,
     DepthwiseSeparableConv,
@@ -52,7 +51,6 @@ from jaxcnn.models.layers.stochastic import Dropout, StochasticDepth
 __all__ = [
     "INITIALIZERS",
     "NORMS",
-    "SMALL_MAP",
     "BatchNorm",
     "Conv",
     "ConvTranspose",
