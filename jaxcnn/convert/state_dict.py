@@ -275,7 +275,8 @@ def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
     Returns:
         Arrays by torch's names, in C order, ready for ``torch.from_numpy`` and
-        ``load_state_dict(strict=True)``; ``num_batches_tracked`` is an int64 zero.
+        ``load_state_dict(strict=True)``; ``num_batches_tracked`` is an int64 zero. (torchvision's
+        MNASNets take no plain dict, of anybody's: give theirs the ``_metadata`` of their own.)
 
     Example::
 
