@@ -12,6 +12,7 @@ import torch
 from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from layer_parity import nchw
 
 from jaxcnn import convert
 from jaxcnn.errors import UserError
@@ -31,10 +32,6 @@ def float64():
 
 def array(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape)
-
-
-def to_torch(x: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
 
 
 def close(ours, theirs: torch.Tensor, tolerance: float = 1e-12) -> None:
@@ -79,7 +76,7 @@ def test_conv_and_its_gradients_equal_torchs(case, bias):
         return (y**2).sum(), y
 
     (grads, x_grad), y = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, x)
-    tx = to_torch(x).requires_grad_()
+    tx = nchw(x).requires_grad_()
     ty = theirs(tx)
     (ty**2).sum().backward()
     close(y, ty)
@@ -105,12 +102,12 @@ def test_pooling_equals_torchs(window, ceil_mode, count_include_pad):
     arguments = (kernel, stride, padding)
     close(
         layers.max_pool(x, *arguments, ceil_mode=ceil_mode),
-        F.max_pool2d(to_torch(x), *arguments, ceil_mode=ceil_mode),
+        F.max_pool2d(nchw(x), *arguments, ceil_mode=ceil_mode),
     )
     options = {"ceil_mode": ceil_mode, "count_include_pad": count_include_pad}
     close(
         layers.avg_pool(x, *arguments, **options),
-        F.avg_pool2d(to_torch(x), *arguments, **options),
+        F.avg_pool2d(nchw(x), *arguments, **options),
     )
 
 
@@ -120,7 +117,7 @@ def test_with_ceil_mode_a_window_may_hang_over_a_map_smaller_than_it_is(size, ke
     for ours, theirs in ((layers.max_pool, F.max_pool2d), (layers.avg_pool, F.avg_pool2d)):
         close(
             ours(x, kernel, stride, ceil_mode=True),
-            theirs(to_torch(x), kernel, stride, ceil_mode=True),
+            theirs(nchw(x), kernel, stride, ceil_mode=True),
         )
         with pytest.raises(UserError, match="too small"):
             ours(x, kernel, stride)
@@ -128,15 +125,15 @@ def test_with_ceil_mode_a_window_may_hang_over_a_map_smaller_than_it_is(size, ke
 
 def test_a_pools_stride_is_its_kernel_unless_given():
     x = array(0, 1, 6, 6, 1)
-    close(layers.max_pool(x, 3), F.max_pool2d(to_torch(x), 3))
-    close(layers.avg_pool(x, (2, 3)), F.avg_pool2d(to_torch(x), (2, 3)))
+    close(layers.max_pool(x, 3), F.max_pool2d(nchw(x), 3))
+    close(layers.avg_pool(x, (2, 3)), F.avg_pool2d(nchw(x), (2, 3)))
 
 
 @settings(deadline=None, max_examples=50)
 @given(pairs, pairs)
 def test_adaptive_average_pooling_equals_torchs_at_any_size(size, output_size):
     x = array(0, 2, *size, 3)
-    close(layers.adaptive_avg_pool(x, output_size), F.adaptive_avg_pool2d(to_torch(x), output_size))
+    close(layers.adaptive_avg_pool(x, output_size), F.adaptive_avg_pool2d(nchw(x), output_size))
 
 
 def test_adaptive_average_pooling_keeps_bfloat16():
@@ -149,7 +146,7 @@ def test_adaptive_average_pooling_keeps_bfloat16():
 def test_local_response_norm_equals_torchs(size, channels):
     x = 3 * array(0, 2, 3, 4, channels)
     ours = layers.local_response_norm(x, size, 0.1, 0.75, 2.0)
-    close(ours, F.local_response_norm(to_torch(x), size, 0.1, 0.75, 2.0))
+    close(ours, F.local_response_norm(nchw(x), size, 0.1, 0.75, 2.0))
 
 
 def test_dropout_zeroes_a_part_and_keeps_the_mean_in_training_only():
@@ -165,7 +162,7 @@ def test_dropout_zeroes_a_part_and_keeps_the_mean_in_training_only():
 
 def test_flatten_has_torchs_order():
     x = array(0, 2, 3, 4, 5)
-    assert (layers.flatten(x) == to_torch(x).flatten(1).numpy()).all()
+    assert (layers.flatten(x) == nchw(x).flatten(1).numpy()).all()
 
 
 @pytest.mark.parametrize("offset", [0.0, 50.0, 1e4])
@@ -177,13 +174,13 @@ def test_batch_norm_equals_torchs_over_steps(offset):
     for _ in range(3):
         y, variables_new = ours.apply(variables, x, train=True, mutable=["batch_stats"])
         variables = variables | variables_new
-        close(y, theirs(to_torch(x)), 1e-10)
+        close(y, theirs(nchw(x)), 1e-10)
     stats = variables["batch_stats"]
     np.testing.assert_allclose(stats["mean"], theirs.running_mean, rtol=1e-12)
     np.testing.assert_allclose(stats["var"], theirs.running_var, rtol=1e-11)
-    close(ours.apply(variables, x), theirs.eval()(to_torch(x)), 1e-10)
+    close(ours.apply(variables, x), theirs.eval()(nchw(x)), 1e-10)
 
-    tx = to_torch(x).requires_grad_()
+    tx = nchw(x).requires_grad_()
     (theirs.train()(tx) ** 3).sum().backward()
     grad = jax.grad(
         lambda x: (ours.apply(variables, x, train=True, mutable=["batch_stats"])[0] ** 3).sum()

@@ -1,5 +1,6 @@
 """What every network in :mod:`jaxcnn.models` is."""
 
+import dataclasses
 import functools
 from typing import Any, ClassVar
 
@@ -33,6 +34,12 @@ class Classifier(Module, kw_only=True):
     num_classes: int = 1000
     input_size: int = 224
     param_dtype: DTypeLike | None = jnp.float32
+
+    def __post_init__(self) -> None:
+        """Makes tuples of lists: what a network is made of must have a hash."""
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _hashable(getattr(self, field.name)))
+        super().__post_init__()
 
     def __call__(self, x: jax.Array, train: bool = False) -> Any:
         """Gives the logits of images.
@@ -71,6 +78,11 @@ class Classifier(Module, kw_only=True):
     def forward(self, x: jax.Array, train: bool = False) -> Any:
         """The network itself, an ``nn.compact`` method."""
         raise NotImplementedError
+
+
+def _hashable(value: Any) -> Any:
+    # A NamedTuple stays one.
+    return tuple(map(_hashable, value)) if type(value) in (list, tuple) else value
 
 
 def _smallest_size(model: Classifier, x: jax.Array, train: bool) -> int | None:

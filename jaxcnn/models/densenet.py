@@ -15,6 +15,7 @@ from flax import linen as nn
 
 from jaxcnn.models.classifier import Classifier
 from jaxcnn.models.layers import (
+    INITIALIZERS,
     BatchNorm,
     Conv,
     Dropout,
@@ -33,7 +34,7 @@ from jaxcnn.models.registry import Builder
 DenseConv = partial(
     Conv,
     use_bias=False,
-    kernel_init=nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
+    kernel_init=INITIALIZERS["kaiming_normal"],
 )
 
 

@@ -122,7 +122,7 @@ class Builder(Generic[M]):
                     f"{self.name}() takes no argument {key!r}{fixed}; "
                     f"it takes {', '.join(self.defaults)}."
                 )
-        arguments = self.fixed | self.defaults | {k: _hashable(v) for k, v in kwargs.items()}
+        arguments = self.fixed | self.defaults | kwargs
         for key in ("dtype", "param_dtype"):
             if arguments[key] is not None:
                 arguments[key] = jnp.dtype(arguments[key])
@@ -135,11 +135,6 @@ class Builder(Generic[M]):
 
     def __repr__(self) -> str:
         return f"<builder {self.name}{self.__signature__}>"
-
-
-def _hashable(value: Any) -> Any:
-    """Lists as tuples: what a module is made of must have a hash."""
-    return tuple(map(_hashable, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _builder(name: str) -> Builder[Any]:

@@ -215,13 +215,6 @@ class AnyNet(Classifier):
     norm_layer: LayerFactory | None = None
     activation: Activation | None = None
 
-    def __post_init__(self) -> None:
-        """Makes tuples of lists: a model must have a hash."""
-        for name in ("depths", "widths", "group_widths", "bottleneck_ratios", "strides"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, tuple(getattr(self, name)))
-        super().__post_init__()
-
     @nn.compact
     def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[N, H, W, C]`` to ``[N, num_classes]``."""

@@ -16,6 +16,7 @@ from flax import linen as nn
 from jaxcnn.errors import UserError, suggest
 from jaxcnn.models.classifier import Classifier
 from jaxcnn.models.layers import (
+    INITIALIZERS,
     Conv,
     Dropout,
     Lambda,
@@ -29,7 +30,7 @@ from jaxcnn.models.registry import Builder
 
 # torch.nn.init.kaiming_uniform_ with its defaults, and no bias to begin with.
 SqueezeConv = partial(
-    Conv, kernel_init=nn.initializers.he_uniform(), bias_init=nn.initializers.zeros
+    Conv, kernel_init=INITIALIZERS["kaiming_uniform"], bias_init=nn.initializers.zeros
 )
 
 FIRES = 8

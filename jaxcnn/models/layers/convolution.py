@@ -47,6 +47,21 @@ def _checked_channels(x: jax.Array, features: int, groups: int, path: tuple[str,
     return channels
 
 
+def _operands(
+    layer: "Conv | ConvTranspose | Linear",
+    x: jax.Array,
+    kernel_shape: tuple[int, ...],
+    weight_norm: bool = False,
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """A layer's input, kernel and bias (None: it has none), in the dtype that it computes in."""
+    kernel = layer._kernel(layer.kernel_init, kernel_shape, weight_norm)
+    bias = None
+    if layer.use_bias:
+        bias_init = layer.bias_init or _uniform_bias(math.prod(kernel_shape[:-1]))
+        bias = layer.param("bias", bias_init, (layer.features,), layer._param_dtype)
+    return nn.dtypes.promote_dtype(x, kernel, bias, dtype=layer.dtype)
+
+
 class Conv(Module):
     """``torch.nn.Conv2d``, and the one home of every convolution in the package.
 
@@ -76,12 +91,7 @@ class Conv(Module):
         """Convolves ``[N, H, W, C]`` to ``[N, H', W', features]``."""
         channels = _checked_channels(x, self.features, self.groups, self.path)
         kernel_shape = (*pair(self.kernel_size), channels // self.groups, self.features)
-        kernel = self._kernel(self.kernel_init, kernel_shape, self.weight_norm)
-        bias = None
-        if self.use_bias:
-            bias_init = self.bias_init or _uniform_bias(math.prod(kernel_shape[:3]))
-            bias = self.param("bias", bias_init, (self.features,), self._param_dtype)
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = _operands(self, x, kernel_shape, self.weight_norm)
         window = [d * (k - 1) + 1 for d, k in zip(pair(self.dilation), kernel.shape, strict=False)]
         check_window(x, window, pair(self.padding), f"layer {'.'.join(self.path)!r}")
         y = convolve(
@@ -182,12 +192,7 @@ class ConvTranspose(Module):
         channels = _checked_channels(x, self.features, self.groups, self.path)
         out = self.features // self.groups
         kernel_shape = (*pair(self.kernel_size), out, channels)
-        kernel = self._kernel(self.kernel_init, kernel_shape)
-        bias = None
-        if self.use_bias:
-            bias_init = self.bias_init or _uniform_bias(math.prod(kernel_shape[:3]))
-            bias = self.param("bias", bias_init, (self.features,), self._param_dtype)
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = _operands(self, x, kernel_shape)
         # The convolution that does it has the kernel turned by 180 degrees, in and out swapped
         # within each group.
         flipped = kernel[::-1, ::-1].reshape(*kernel.shape[:3], self.groups, -1)
@@ -281,12 +286,7 @@ class Linear(Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[..., in]`` to ``[..., features]``."""
-        fan_in = x.shape[-1]
-        kernel = self._kernel(self.kernel_init, (fan_in, self.features), self.weight_norm)
-        bias = None
-        if self.use_bias:
-            bias_init = self.bias_init or _uniform_bias(fan_in)
-            bias = self.param("bias", bias_init, (self.features,), self._param_dtype)
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        shape = (x.shape[-1], self.features)
+        x, kernel, bias = _operands(self, x, shape, self.weight_norm)
         y = x @ kernel
         return y if bias is None else y + bias
