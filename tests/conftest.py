@@ -1,9 +1,11 @@
 """What all tests share."""
 
+import gc
 import os
 import pathlib
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -14,6 +16,16 @@ from processes import DEVICES, ROOT, start_train
 # Before a test imports JAX: tests are for CPUs, and replicas need four of them in one process.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=4"
+
+
+@pytest.fixture(autouse=True)
+def memory_of_slow_tests_is_given_back(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Clears what was compiled for one large network: it serves no other."""
+    yield
+    if request.node.get_closest_marker("slow"):
+        if "jax" in sys.modules:
+            sys.modules["jax"].clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

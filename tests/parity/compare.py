@@ -4,16 +4,17 @@ import functools
 import re
 from collections.abc import Sequence
 from typing import Any
-from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 import torchvision
 from families import FAMILIES
-from torchvision.models.regnet import BlockParams
+from flax import traverse_util
 
 from jaxcnn import convert, models
+from jaxcnn.convert.state_dict import from_torch_unchecked
 from jaxcnn.models.classifier import Classifier
 
 # The project's standard of proof; not to be loosened to make a model pass.
@@ -95,16 +96,31 @@ def images(*shape: int, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape)
 
 
-def pair(name: str, **kwargs: Any) -> tuple[Classifier, Any, torch.nn.Module]:
-    """Our model, its variables, and torchvision's module with the same; all float64, both still."""
+def unpaired(name: str, **kwargs: Any) -> tuple[Classifier, torch.nn.Module]:
+    """Our model, and torchvision's module with random values; both float64 and still."""
     family = FAMILIES[models.model_info(name).family]
     kwargs = {**family.still, **kwargs}
     torch.manual_seed(0)
     module = getattr(torchvision.models, name)(**kwargs).double()
     mend_hardsigmoid(module)
     randomize(module, seed=0, norms_of_branch=family.norms_of_branch)
-    model = models.create_model(name, **kwargs, param_dtype=np.float64)
+    return models.create_model(name, **kwargs, param_dtype=np.float64), module
+
+
+def pair(name: str, **kwargs: Any) -> tuple[Classifier, Any, torch.nn.Module]:
+    """The same, with our variables between them."""
+    model, module = unpaired(name, **kwargs)
     return model, convert.from_torch(module.state_dict(), model), module
+
+
+def moved(module: torch.nn.Module) -> Any:
+    """The values of ``module`` as our variables, taken out of it: the largest has 5 GB."""
+    leaves: dict[tuple[str, ...], jax.Array] = {}
+    for name, value in [*module.named_parameters(), *module.named_buffers()]:
+        ours = traverse_util.flatten_dict(from_torch_unchecked({name: value.detach()}))
+        leaves |= {path: jnp.array(leaf) for path, leaf in ours.items()}
+        value.data = torch.empty(0, dtype=value.dtype)
+    return traverse_util.unflatten_dict(leaves)
 
 
 def ours_by_torchs_names(name: str, key: jax.Array, dtype: Any) -> dict[str, np.ndarray]:
@@ -147,26 +163,14 @@ def worst_logits_error(
 def logits_errors(
     name: str, x: np.ndarray, *, modes: Sequence[bool] = (False, True), **kwargs: Any
 ) -> dict[bool, float]:
-    """The same of a model of torchvision's, by ``train``.
-
-    Torch's module is gone before JAX begins: the largest has 5 GB.
-    """
-    model, variables, module = pair(name, **kwargs)
+    """The same of a model of torchvision's, by ``train``."""
+    model, module = unpaired(name, **kwargs)
+    tracked = {n: b.clone() for n, b in module.named_buffers()}
     references = {train: torchs_logits(module, x, train=train) for train in modes}
-    del module
+    for buffer_name, buffer in module.named_buffers():  # a look in train mode changed them
+        buffer.copy_(tracked[buffer_name])
+    variables = moved(module)
     return {
         train: our_error(model, variables, x, reference, train=train)
         for train, reference in references.items()
     }
-
-
-def module_without_values(name: str) -> torch.nn.Module:
-    """torchvision's, with names and shapes only."""
-    computed = BlockParams.from_init_params
-
-    def with_values(**kwargs: Any) -> BlockParams:  # RegNet's stages come out of tensors
-        with torch.device("cpu"):
-            return computed(**kwargs)
-
-    with torch.device("meta"), mock.patch.object(BlockParams, "from_init_params", with_values):
-        return getattr(torchvision.models, name)()

@@ -1,6 +1,5 @@
 """Float64 for every test here, and a table of what they measured."""
 
-import gc
 from collections.abc import Callable, Iterator
 
 import jax
@@ -12,12 +11,9 @@ COLUMNS = ("eval", "train", "default size", "three steps")
 
 
 @pytest.fixture(autouse=True)
-def float64(request: pytest.FixtureRequest) -> Iterator[None]:
+def float64() -> Iterator[None]:
     with jax.enable_x64(True):
         yield
-    if request.node.get_closest_marker("slow"):  # what was compiled for one network serves no other
-        jax.clear_caches()
-        gc.collect()
 
 
 @pytest.fixture

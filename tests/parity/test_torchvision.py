@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from compare import LOGITS, STEPS, images, logits_errors, module_without_values, pair
+from compare import LOGITS, STEPS, images, logits_errors, pair
 from families import FAMILIES
 from steps import worst_step_error
+from torchvision_modules import module_without_values
 
 from jaxcnn import models
 from jaxcnn.convert.state_dict import expected_torch_shapes
