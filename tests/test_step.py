@@ -12,6 +12,7 @@ from flax import jax_utils
 from flax import linen as nn
 
 from jaxcnn import models
+from jaxcnn.errors import UserError
 from jaxcnn.models import layers
 from jaxcnn.models.classifier import Classifier
 from jaxcnn.training.optimizer import sgd
@@ -54,6 +55,29 @@ def test_cross_entropy_is_torchs(smoothing):
     np.testing.assert_allclose(cross_entropy(logits, labels, smoothing), reference, rtol=1e-5)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("kind", ["labels", "distributions"])
+def test_cross_entropy_is_torchs_in_float64(kind, smoothing):
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((6, 9)) * 5
+    targets = rng.integers(0, 9, 6) if kind == "labels" else rng.dirichlet(np.ones(9), 6)
+    reference = torch.nn.functional.cross_entropy(
+        torch.from_numpy(logits),
+        torch.from_numpy(targets),
+        label_smoothing=smoothing,
+        reduction="none",
+    )
+    with jax.enable_x64(True):
+        ours = cross_entropy(jnp.array(logits), jnp.array(targets), smoothing)
+    np.testing.assert_allclose(ours, reference, rtol=0, atol=1e-12)
+
+
+def test_targets_that_are_neither_labels_nor_distributions_are_refused():
+    # a column of labels would broadcast
+    with pytest.raises(UserError, match=r"\[N, num_classes\]"):
+        cross_entropy(jnp.ones((2, 3)), jnp.zeros((2, 1), jnp.int32))
+
+
 def test_cross_entropy_of_bfloat16_logits_is_float32():
     logits = jnp.ones((2, 3), jnp.bfloat16)
     assert cross_entropy(logits, jnp.array([0, 1])).dtype == jnp.float32
@@ -83,6 +107,13 @@ def test_normalizer_is_to_tensor_and_normalize_of_torchvision():
     ours = normalizer(mean, std)(image[None])[0]
     assert ours.dtype == jnp.float32
     np.testing.assert_allclose(ours, reference.permute(1, 2, 0), rtol=1e-5, atol=1e-6)
+
+
+def test_normalizer_takes_floating_images_of_0_to_1_too():
+    image = np.random.default_rng(0).integers(0, 256, (2, 5, 6, 3), dtype=np.uint8)
+    normalize = normalizer((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    scaled = image.astype(np.float32) / 255
+    np.testing.assert_array_equal(normalize(scaled), normalize(image))
 
 
 def train(model, data, steps: int = 3, devices: int | None = None, size: int = 32):
@@ -164,6 +195,24 @@ def test_evaluation_counts_what_the_mask_lets_through():
     first = step(variables, {k: v[:5] for k, v in data.items()} | {"mask": np.ones(5, np.float32)})
     assert (whole["examples"], part["examples"]) == (8, 5)
     assert_close(part, first)
+
+
+def test_several_crops_of_an_image_are_scored_by_the_mean_of_their_softmaxes():
+    model = models.lenet5()
+    data = batch(6)
+    crops = np.stack([data["image"], data["image"][::-1], 2 * data["image"]], axis=1)
+    variables = model.init(jax.random.key(0), data["image"])
+    variables = jax.tree.map(lambda leaf: 3 * leaf, variables)  # far from equal softmaxes
+    sums = jax.jit(functools.partial(make_eval_step(model), axis_name=None))(
+        variables, {"image": crops, "label": data["label"], "mask": np.float32([1] * 5 + [0])}
+    )
+    each = [jax.nn.softmax(model.apply(variables, crops[:, n])) for n in range(3)]
+    mean = np.mean(each, axis=0)[:5]
+    labels = data["label"][:5]
+    expected = -np.log(np.take_along_axis(mean, labels[:, None], 1)).sum()
+    np.testing.assert_allclose(sums["loss"], expected, rtol=1e-5)
+    assert sums["top1"] == (mean.argmax(axis=1) == labels).sum()
+    assert sums["examples"] == 5
 
 
 def test_evaluation_sums_over_replicas():

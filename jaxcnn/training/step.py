@@ -21,11 +21,15 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from jaxcnn.errors import UserError
 from jaxcnn.models.classifier import Classifier
+from jaxcnn.training.augmentation import Augmentation, Normalize, to_float
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
-Normalize = Callable[[jax.Array], jax.Array]
+
+# Folded into a step's key, which is dropout's as it is, to give augmentation a key of its own.
+_AUGMENTATION = 1
 
 
 @chex.dataclass(frozen=True)
@@ -76,33 +80,40 @@ def init_state(
 
 
 def normalizer(mean: Sequence[float], std: Sequence[float]) -> Normalize:
-    """``ToTensor`` and ``Normalize`` of torchvision: uint8 to float32, on the device.
+    """``ToTensor`` and ``Normalize`` of torchvision, on the device.
 
     Args:
         mean: of each channel, of values in 0 to 1 (or one for all channels).
         std: likewise.
 
     Returns:
-        A function of images ``[N, H, W, C]``.
+        A function of images ``[N, H, W, C]``: uint8, which it divides by 255, or floating, which
+        are in 0 to 1 already. It gives float32 (or what is wider).
     """
 
     def normalize(images: jax.Array) -> jax.Array:
-        scaled = images.astype(jnp.float32) / 255
-        return (scaled - jnp.asarray(mean)) / jnp.asarray(std)
+        return (to_float(images) - jnp.asarray(mean)) / jnp.asarray(std)
 
     return normalize
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
+def cross_entropy(logits: jax.Array, targets: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
     """``torch.nn.functional.cross_entropy`` of each example, ``[N]``, in at least float32.
 
     Args:
         logits: ``[N, num_classes]``.
-        labels: ``[N]``, integers.
+        targets: labels ``[N]``, integers, or distributions over the classes ``[N, num_classes]``.
         label_smoothing: the part of the target that is spread evenly over all classes.
     """
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    if targets.ndim == 1:
+        targets = jax.nn.one_hot(targets, logits.shape[-1], dtype=logits.dtype)
+    elif targets.shape != logits.shape:
+        raise UserError(
+            f"Targets must be labels [N] or distributions [N, num_classes], but to logits "
+            f"{logits.shape} these have the shape {targets.shape}."
+        )
+    targets = targets.astype(logits.dtype)
     return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
 
 
@@ -133,6 +144,7 @@ def make_train_step(
     *,
     normalize: Normalize = lambda images: images,
     label_smoothing: float = 0.0,
+    augmentation: Augmentation | None = None,
     seed: int = 0,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Makes the training step of a model.
@@ -142,23 +154,35 @@ def make_train_step(
         optimizer: the optimiser.
         normalize: from the batch's images to what the model wants.
         label_smoothing: see :func:`cross_entropy`.
-        seed: of dropout, with the step's number and the replica's.
+        augmentation: what is done to the batch before the model sees it, each replica's batch by
+            itself; None: nothing but ``normalize``.
+        seed: of dropout and augmentation, with the step's number and the replica's.
 
     Returns:
         ``train_step(state, batch, *, axis_name="batch") -> (state, metrics)``. The batch is one
         replica's ``image`` ``[N, H, W, C]`` and ``label`` ``[N]``; replicas meet along
         ``axis_name`` (None: there is one only), where gradients, metrics and running statistics
         are averaged. The loss is the logits' and, ``model.aux_weight`` times, each auxiliary
-        head's. Metrics are ``loss``, ``top1`` and ``top5``, means over the batch of all
-        replicas before the update.
+        head's, of the targets as mixed by the augmentation. Metrics are ``loss``, ``top1`` and
+        ``top5``, means over the batch of all replicas before the update; ``top1`` and ``top5``
+        score the augmented images against the batch's own labels, not the mixed targets.
     """
+    if augmentation == Augmentation():  # all off: the very same computation as without
+        augmentation = None
 
     def train_step(
         state: TrainState, batch: Batch, *, axis_name: str | None = "batch"
     ) -> tuple[TrainState, Metrics]:
         replica = 0 if axis_name is None else lax.axis_index(axis_name)
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), state.step), replica)
-        images, labels = normalize(batch["image"]), batch["label"]
+        labels = batch["label"]
+        if augmentation is None:
+            images, targets = normalize(batch["image"]), labels
+        else:
+            image_key, batch_key = jax.random.split(jax.random.fold_in(key, _AUGMENTATION))
+            images = augmentation.images(image_key, batch["image"], normalize)
+            distributions = jax.nn.one_hot(labels, model.num_classes)
+            images, targets = augmentation.batch(batch_key, images, distributions)
 
         def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
             outputs, mutated = model.apply(
@@ -169,9 +193,9 @@ def make_train_step(
                 rngs={"dropout": key},
             )
             logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
-            loss = jnp.mean(cross_entropy(logits, labels, label_smoothing))
+            loss = jnp.mean(cross_entropy(logits, targets, label_smoothing))
             for head in auxiliary:
-                aux_loss = jnp.mean(cross_entropy(head, labels, label_smoothing))
+                aux_loss = jnp.mean(cross_entropy(head, targets, label_smoothing))
                 loss += model.aux_weight * aux_loss
             return loss, (logits, mutated.get("batch_stats", {}))
 
@@ -193,6 +217,13 @@ def make_train_step(
     return train_step
 
 
+def _averaged(logits: jax.Array) -> jax.Array:
+    """Logits ``[N, num_classes]`` whose softmax is the mean of those of ``[N, crops, ...]``."""
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    crops = jnp.log(jnp.asarray(logits.shape[1], logits.dtype))
+    return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=1) - crops
+
+
 def make_eval_step(
     model: Classifier, *, normalize: Normalize = lambda images: images
 ) -> Callable[..., Metrics]:
@@ -204,14 +235,19 @@ def make_eval_step(
 
     Returns:
         ``eval_step(variables, batch, *, axis_name="batch") -> sums``. The batch has ``mask``
-        ``[N]`` too: 1 for examples that count, 0 for padding. The sums, over all replicas, are
-        ``loss``, ``top1``, ``top5`` and ``examples``.
+        ``[N]`` too: 1 for examples that count, 0 for padding. Several crops of each image,
+        ``[N, crops, H, W, C]``, are scored by the mean of their softmaxes (Krizhevsky et al.
+        2012, section 4.1). The sums, over all replicas, are ``loss``, ``top1``, ``top5`` and
+        ``examples``.
     """
 
     def eval_step(
         variables: Mapping[str, Any], batch: Batch, *, axis_name: str | None = "batch"
     ) -> Metrics:
-        logits = model.apply(variables, normalize(batch["image"]))
+        images = batch["image"]
+        logits = model.apply(variables, normalize(images.reshape(-1, *images.shape[-3:])))
+        if images.ndim == 5:
+            logits = _averaged(logits.reshape(*images.shape[:2], -1))
         counts = batch["mask"] > 0
         sums = {
             # where, not a product: a NaN on padding must not spoil the sum
