@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jaxcnn.data.tensorflow import tfds
+from jaxcnn.data.tfds import tfds
 
 
 def photo(seed: int, height: int, width: int, *, gray: bool = False) -> np.ndarray:
@@ -18,10 +18,16 @@ def photo(seed: int, height: int, width: int, *, gray: bool = False) -> np.ndarr
     return np.asarray(image.convert("L") if gray else image)
 
 
-def jpeg(image: np.ndarray, quality: int = 90) -> bytes:
+def image_file(image: np.ndarray | Image.Image, image_format: str, **kwargs: Any) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
+    image.save(buffer, image_format, **kwargs)
     return buffer.getvalue()
+
+
+def jpeg(image: np.ndarray, quality: int = 90) -> bytes:
+    return image_file(image, "JPEG", quality=quality)
 
 
 class Photos(tfds.core.GeneratorBasedBuilder):

@@ -1,24 +1,21 @@
-"""Datasets, transforms and the stream of batches."""
+"""Datasets of tfds and the stream of batches."""
 
 import collections
-import functools
-import io
+import itertools
 import pathlib
+import threading
 
 import numpy as np
 import pytest
-import scipy.stats
-import torch
-import torchvision
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from photos import Photos, jpeg, photo
-from PIL import Image
+from photos import Photos
 
-from jaxcnn.data import pipeline, transforms
+from jaxcnn.data import pipeline
+from jaxcnn.data.images import decode
+from jaxcnn.data.pipeline import EvalPreprocess, Skips, TrainPreprocess
+from jaxcnn.data.prepared import _supervised_keys
 from jaxcnn.data.presets import PRESETS, preset
-from jaxcnn.data.source import Source, _supervised_keys, open_source, parse_example
-from jaxcnn.data.tensorflow import tf, tfds
+from jaxcnn.data.source import Source, open_source
+from jaxcnn.data.tfds import tfds
 from jaxcnn.errors import UserError
 
 
@@ -45,10 +42,9 @@ def test_digits_are_scikit_learns_each_in_one_split(data_dir):
     for split, count in (("train", 1438), ("test", 359)):
         source = open_source("digits", split, data_dir)
         assert (source.num_examples, source.num_classes, source.channels) == (count, 10, 1)
-        for record in source.read(np.arange(count)):
-            encoded, label = parse_example(source, tf.constant(record))
-            image = np.round(tf.io.decode_png(encoded)[..., 0].numpy() * (16 / 255))
-            seen[image.astype(np.uint8).tobytes(), int(label)] += 1
+        for encoded, label in map(source.read, range(count)):
+            image = np.round(decode(encoded, 1)[..., 0] * (16 / 255))
+            seen[image.astype(np.uint8).tobytes(), label] += 1
     images = expected.images.astype(np.uint8)
     assert seen == collections.Counter(
         (image.tobytes(), int(label)) for image, label in zip(images, expected.target, strict=True)
@@ -63,19 +59,19 @@ def test_records_are_those_of_tfds_in_its_order(photos):
         data_dir=photos,
         decoders={"image": tfds.decode.SkipDecoding()},
     )
-    for record, example in zip(source.read(np.arange(11)), reference, strict=True):
-        encoded, label = parse_example(source, tf.constant(record))
-        assert encoded.numpy() == example["image"].numpy()
-        assert int(label) == int(example["label"])
+    for (encoded, label), example in zip(map(source.read, range(11)), reference, strict=True):
+        assert encoded == example["image"].numpy()
+        assert label == int(example["label"])
 
 
 def test_a_part_of_a_split_is_that_part(photos):
     whole, part = (open_source("photos", split, photos) for split in ("train", "train[25%:]"))
     assert part.num_examples == 15
-    assert part.read(np.arange(15)) == whole.read(np.arange(5, 20))
+    assert [part.read(n) for n in range(15)] == [whole.read(n) for n in range(5, 20)]
+    assert "record 5 of" in part.where(0)
     both = open_source("photos", "validation+train[:5]", photos)
     assert both.num_examples == 16
-    assert both.read(np.array([15])) == whole.read(np.array([4]))
+    assert both.read(15) == whole.read(4)
 
 
 def test_the_evaluation_split_is_found(photos, data_dir):
@@ -87,7 +83,7 @@ def test_array_record_files_are_read_too(tmp_path):
     for name, file_format in (("a", "array_record"), ("t", "tfrecord")):
         Photos(data_dir=tmp_path / name, file_format=file_format).download_and_prepare()
     sources = [open_source("photos", "train", str(tmp_path / name)) for name in "at"]
-    records = [sorted(source.read(np.arange(20))) for source in sources]
+    records = [sorted(map(source.read, range(20))) for source in sources]
     assert records[0] == records[1]
 
 
@@ -133,128 +129,26 @@ def test_what_cannot_be_opened_is_said(name, split, words, data_dir):
         open_source(name, split, data_dir)
 
 
-# --- transforms
-
-
-def boxes(height: int, width: int, count: int) -> np.ndarray:
-    def draw(number: tf.Tensor) -> tf.Tensor:
-        return tf.stack(transforms.random_resized_crop_box(height, width, [number, 7]))
-
-    return tf.map_fn(tf.function(draw), tf.range(count), fn_output_signature=tf.int32).numpy()
-
-
-@pytest.mark.parametrize("size", [(375, 500), (500, 333), (100, 900), (40, 41)])
-def test_crop_boxes_have_torchvisions_distribution(size):
-    torch.manual_seed(0)
-    image = torch.empty(3, *size)
-    get_params = torchvision.transforms.RandomResizedCrop.get_params
-    theirs = np.array([get_params(image, (0.08, 1), (3 / 4, 4 / 3)) for _ in range(4000)])
-    ours = boxes(*size, 4000)
-    assert (ours[:, :2] >= 0).all() and (ours[:, 2:] > 0).all()
-    assert (ours[:, :2] + ours[:, 2:] <= size).all()
-
-    def statistics(box: np.ndarray) -> dict[str, np.ndarray]:
-        top, left, height, width = box.T.astype(float)
-        return {
-            "area": height * width,
-            "aspect": width / height,
-            "top": top,
-            "left": left,
-            "centre": (top + height / 2) - (left + width / 2),
-        }
-
-    for name, sample in statistics(ours).items():
-        result = scipy.stats.ks_2samp(sample, statistics(theirs)[name])
-        assert result.pvalue > 1e-4, name
-
-
-def test_an_image_that_no_box_fits_gets_the_central_one():
-    theirs = torchvision.transforms.RandomResizedCrop.get_params(
-        torch.empty(3, 10, 1000), (0.9, 1), (3 / 4, 4 / 3)
-    )
-    # A part of at least 0.08 of 10x10000 pixels is never as square as 4/3.
-    (ours,) = boxes(10, 10000, 1)
-    assert ours.tolist() == [0, 4993, 10, 13]
-    assert theirs[2:] == (10, 13)
-
-
-def image_file(array: np.ndarray, image_format: str) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, image_format)
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "BMP"])
-@pytest.mark.parametrize("gray", [False, True])
-def test_decoding_equals_pillows(image_format, gray):
-    encoded = image_file(photo(3, 61, 83, gray=gray), image_format)
-    ours = transforms.decode(tf.constant(encoded), 3).numpy()
-    reference = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
-    np.testing.assert_array_equal(ours, reference)
-
-
-@settings(deadline=None, max_examples=25)
-@given(st.integers(30, 300), st.integers(30, 300))
-def test_the_evaluation_crop_is_torchvisions(height, width):
-    image = photo(5, height, width)
-    ours = transforms.resize_and_center_crop(tf.constant(image), 64, 56).numpy()
-    reference = torchvision.transforms.Compose(
-        [torchvision.transforms.Resize(64), torchvision.transforms.CenterCrop(56)]
-    )(Image.fromarray(image))
-    difference = np.abs(ours.astype(int) - np.asarray(reference))
-    assert difference.max() <= 1
-
-
-def test_a_random_resized_crop_of_a_jpeg_is_that_of_its_pixels():
-    encoded = jpeg(photo(1, 120, 160), quality=100)
-    png = image_file(np.asarray(Image.open(io.BytesIO(encoded))), "PNG")
-    for seed in range(5):
-        crops = [
-            transforms.random_resized_crop(tf.constant(file), 64, 3, [seed, 0]).numpy().astype(int)
-            for file in (encoded, png)
-        ]
-        assert np.abs(crops[0] - crops[1]).mean() < 0.5
-
-
-def test_pad_and_crop_shows_every_window_of_the_padded_image():
-    image = np.arange(1, 10, dtype=np.uint8).reshape(3, 3, 1)
-    padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
-    windows = {padded[i : i + 3, j : j + 3].tobytes() for i in range(5) for j in range(5)}
-    crop = tf.function(functools.partial(transforms.pad_and_crop, tf.constant(image), 2))
-    drawn = {crop(tf.constant([seed, 1])).numpy().tobytes() for seed in range(400)}
-    assert drawn == windows
-
-
-def test_half_the_images_are_mirrored():
-    image = np.arange(6, dtype=np.uint8).reshape(1, 3, 2)
-    flip = tf.function(functools.partial(transforms.random_flip, tf.constant(image)))
-    drawn = [flip(tf.constant([seed, 1])).numpy() for seed in range(400)]
-    mirrored = [(array == image[:, ::-1]).all() for array in drawn]
-    assert all(m or (array == image).all() for m, array in zip(mirrored, drawn, strict=True))
-    assert 150 < sum(mirrored) < 250
-
-
-def test_fitting_pads_or_resizes():
-    image = tf.ones([28, 28, 1], tf.uint8)
-    padded = transforms.fit(image, 32, "pad").numpy()
-    assert padded.shape == (32, 32, 1) and padded.sum() == 28 * 28
-    assert padded[2:30, 2:30].all()
-    assert transforms.fit(image, 32, "resize").numpy().all()
-
-
 # --- the stream
 
 
-def options(source: Source, **kwargs) -> dict:
-    return {"channels": source.channels, "image_size": 32, "fit": "resize", **kwargs}
-
-
 def train_stream(source: Source, **kwargs) -> list[pipeline.Batch]:
-    preprocess = pipeline.train_preprocess(
-        **options(source, crop="pad_and_crop", padding=4, flip=True)
+    preprocess = TrainPreprocess(
+        image_size=32,
+        channels=source.channels,
+        crop="pad_and_crop",
+        fit="resize",
+        padding=4,
+        flip=True,
+        policy=kwargs.pop("policy", "none"),
     )
     arguments = {"batch_size": 100, "seed": 3, "start_step": 0, "num_steps": 16} | kwargs
     return list(pipeline.train_batches(source, preprocess, **arguments))
+
+
+def evaluation(source: Source, **kwargs) -> EvalPreprocess:
+    arguments = {"image_size": 32, "channels": source.channels, "crop": "none", "fit": "resize"}
+    return EvalPreprocess(**arguments | kwargs)
 
 
 def equal(a: list[pipeline.Batch], b: list[pipeline.Batch]) -> bool:
@@ -269,9 +163,11 @@ def test_batches_are_uint8_images_and_int32_labels(digits):
     assert batch["label"].shape == (100,) and batch["label"].dtype == np.int32
 
 
-def test_the_stream_is_a_function_of_the_seed(digits):
-    assert equal(train_stream(digits), train_stream(digits))
-    assert not equal(train_stream(digits), train_stream(digits, seed=4))
+@pytest.mark.parametrize("policy", ["none", "rand_augment", "trivial_augment_wide"])
+def test_the_stream_is_a_function_of_the_seed_whatever_the_threads(digits, policy):
+    whole = train_stream(digits, policy=policy, threads=1)
+    assert equal(whole, train_stream(digits, policy=policy, threads=5))
+    assert not equal(whole, train_stream(digits, policy=policy, seed=4))
 
 
 def test_a_resumed_stream_goes_on_bit_for_bit(digits):
@@ -315,7 +211,7 @@ def test_an_example_is_cropped_anew_every_epoch(digits):
 @pytest.mark.parametrize("hosts", [1, 2, 4])
 def test_evaluation_shows_every_example_once(data_dir, batch_size, hosts):
     source = open_source("digits", "test", data_dir)
-    preprocess = pipeline.eval_preprocess(**options(source, crop="none", resize_size=1))
+    preprocess = evaluation(source)
     size = -(-batch_size // hosts) * hosts
     parts = [
         list(
@@ -338,20 +234,161 @@ def test_evaluation_shows_every_example_once(data_dir, batch_size, hosts):
 
 
 def test_photographs_go_through_imagenets_crops(photos):
-    train, evaluation = (open_source("photos", split, photos) for split in ("train", "validation"))
-    preprocess = pipeline.train_preprocess(
-        channels=3, image_size=48, crop="random_resized_crop", fit="resize", padding=0, flip=True
+    train, validation = (open_source("photos", split, photos) for split in ("train", "validation"))
+    preprocess = TrainPreprocess(
+        image_size=48, channels=3, crop="random_resized_crop", fit="resize", flip=True
     )
     (batch,) = pipeline.train_batches(
         train, preprocess, batch_size=20, seed=0, start_step=0, num_steps=1
     )
     assert batch["image"].shape == (20, 48, 48, 3)
-    preprocess = pipeline.eval_preprocess(
-        channels=3, image_size=48, crop="resize_and_center_crop", fit="resize", resize_size=56
+    assert all(image.std() > 1 for image in batch["image"])
+    preprocess = evaluation(
+        validation, image_size=48, crop="resize_and_center_crop", resize_size=56
     )
-    batches = list(pipeline.eval_batches(evaluation, preprocess, batch_size=4))
+    batches = list(pipeline.eval_batches(validation, preprocess, batch_size=4))
     assert sum(batch["mask"].sum() for batch in batches) == 11
     assert all(batch["image"].std() > 1 for batch in batches)
+
+
+def test_ten_crops_have_an_axis_of_their_own(photos):
+    source = open_source("photos", "validation", photos)
+    ten, one = (
+        next(
+            pipeline.eval_batches(
+                source,
+                evaluation(
+                    source, image_size=48, crop="resize_and_center_crop", resize_size=56, crops=n
+                ),
+                batch_size=4,
+            )
+        )["image"]
+        for n in (10, 1)
+    )
+    assert ten.shape == (4, 10, 48, 48, 3)
+    np.testing.assert_array_equal(ten[:, 4], one)
+    np.testing.assert_array_equal(ten[:, 9], one[:, :, ::-1])
+
+
+def test_colour_is_made_gray_and_gray_colour_if_asked(photos, digits):
+    source = open_source("photos", "validation", photos)
+    (batch,) = pipeline.eval_batches(source, evaluation(source, channels=1), batch_size=11)
+    assert batch["image"].shape == (11, 32, 32, 1)
+    batch = next(pipeline.eval_batches(digits, evaluation(digits, channels=3), batch_size=11))
+    assert batch["image"].shape == (11, 32, 32, 3)
+
+
+# --- bad images
+
+
+class Damaged:
+    """The digits, some of which are no images."""
+
+    def __init__(self, source: Source, bad: set[int]):
+        self._source, self.bad = source, bad
+        self.num_examples, self.num_classes = source.num_examples, source.num_classes
+        self.channels = source.channels
+
+    def read(self, number: int) -> tuple[bytes, int]:
+        encoded, label = self._source.read(number)
+        return encoded[:20] if number in self.bad else encoded, label
+
+    def where(self, number: int) -> str:
+        return f"number {number}"
+
+
+def test_another_image_comes_in_place_of_a_bad_one(digits):
+    whole = train_stream(digits)
+    order = pipeline.epoch_order(3, 0, digits.num_examples)
+    bad = {int(order[5]), int(order[150]), int(order[151])}
+    damaged = Damaged(digits, bad)
+    batches = train_stream(damaged)
+    assert [int(batch["skipped"].sum()) for batch in batches[:3]] == [1, 2, 0]
+    for batch, reference, rows in zip(batches, whole, ([5], [50, 51]), strict=False):
+        same = (batch["image"] == reference["image"]).all(axis=(1, 2, 3))
+        assert np.flatnonzero(~same).tolist() == rows
+    assert all(batch["image"].any(axis=(1, 2, 3)).all() for batch in batches)
+    assert equal(batches, train_stream(damaged, threads=1))
+    assert equal(batches[7:], train_stream(damaged, start_step=7))
+
+
+def test_evaluation_passes_over_bad_images(data_dir):
+    source = open_source("digits", "test", data_dir)
+    damaged = Damaged(source, {0, 17, 358})
+    (batch,) = pipeline.eval_batches(damaged, evaluation(source), batch_size=400)
+    assert np.flatnonzero(batch["mask"] == 0).tolist() == [0, 17, 358, *range(359, 400)]
+    assert not batch["image"][batch["mask"] == 0].any()
+
+
+def test_each_bad_image_is_told_of_once(digits):
+    told = []
+    damaged = Damaged(digits, {7})
+    train_stream(damaged, skips=Skips(damaged, 0.001, told.append), num_steps=28)
+    (sentence,) = told
+    assert sentence.startswith("Skipped number 7: ") and sentence.endswith(".")
+
+
+def test_too_many_bad_images_are_an_error_that_says_where_to_look(digits):
+    damaged = Damaged(digits, {7, 8})  # of 1,438, more than a thousandth
+    with pytest.raises(UserError, match=r"2 of 1438 images.*number [78] .*config.max_skipped"):
+        train_stream(damaged, skips=Skips(damaged, 0.001))
+
+
+def test_a_dataset_of_bad_images_ends(digits):
+    damaged = Damaged(digits, set(range(digits.num_examples)))
+    with pytest.raises(UserError, match="in turn could not be decoded"):
+        train_stream(damaged)
+
+
+# --- in the background
+
+
+def test_a_background_iterator_gives_the_same_items():
+    assert list(pipeline.in_background(iter(range(100)), 2)) == list(range(100))
+
+
+def test_a_background_iterator_is_a_few_items_ahead():
+    taken = []
+    enough = threading.Event()
+
+    def items():
+        for number in itertools.count():
+            taken.append(number)
+            if number == 3:
+                enough.set()
+            yield number
+
+    stream = pipeline.in_background(items(), 2)
+    assert next(stream) == 0
+    assert enough.wait(10)  # one in use, two in the queue, one that finds no room
+    assert taken == [0, 1, 2, 3]
+    stream.close()
+
+
+def test_an_error_in_the_background_comes_to_the_front():
+    def items():
+        yield 1
+        raise UserError("Here.")
+
+    stream = pipeline.in_background(items(), 2)
+    assert next(stream) == 1
+    with pytest.raises(UserError, match="Here"):
+        next(stream)
+
+
+def test_closing_ends_the_threads(digits):
+    preprocess = TrainPreprocess(image_size=32, channels=1, crop="none", fit="resize")
+    before = threading.active_count()
+    stream = pipeline.in_background(
+        pipeline.train_batches(
+            digits, preprocess, batch_size=10, seed=0, start_step=0, num_steps=10**6
+        ),
+        2,
+    )
+    next(stream)
+    assert threading.active_count() > before
+    stream.close()
+    assert threading.active_count() == before
 
 
 # --- presets
@@ -366,14 +403,12 @@ def test_every_preset_is_a_dataset_with_an_image_and_a_label(name, tmp_path):
 
 
 def test_presets_of_the_digits_are_measured(digits):
-    images = [
-        tf.io.decode_png(parse_example(digits, tf.constant(record))[0]).numpy() / 255
-        for record in digits.read(np.arange(digits.num_examples))
-    ]
+    images = [decode(digits.read(n)[0], 1) / 255 for n in range(digits.num_examples)]
     np.testing.assert_allclose(PRESETS["digits"].mean, np.mean(images), atol=2e-3)
     np.testing.assert_allclose(PRESETS["digits"].std, np.std(images), atol=2e-3)
 
 
 def test_a_dataset_without_a_preset_is_taken_for_photographs():
     assert preset("oxford_flowers102").train_crop == "random_resized_crop"
+    assert preset("folder:/cifar10").train_crop == "random_resized_crop"
     assert preset("cifar10:3.0.2") is PRESETS["cifar10"]

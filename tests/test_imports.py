@@ -48,6 +48,21 @@ def test_models_pull_in_neither_tensorflow_nor_torch():
     assert not {"tensorflow", "tensorflow_datasets", "torch", "torchvision"} & set(loaded)
 
 
+def test_prepared_datasets_are_read_without_tensorflow(data_dir):
+    from jaxcnn.data.source import open_source
+
+    open_source("digits", "train", data_dir)
+    run(
+        f"""
+from jaxcnn.data.source import open_source
+
+encoded, label = open_source("digits", "train", {data_dir!r}).read(0)
+assert encoded and 0 <= label < 10
+assert not {{"tensorflow", "torch"}} & set(sys.modules)
+"""
+    )
+
+
 def test_help_needs_no_heavy_import(root):
     # The reason why it answers at once.
     code = f"""

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from photos import Photos
+from photos import Photos, jpeg, photo
 from processes import start_train
 
 from jaxcnn import convert
@@ -59,9 +59,12 @@ def test_metrics_have_their_keys_and_every_test_example_is_scored(trained):
     for line in train:
         assert line.keys() >= {"step", "epoch", "loss", "top1", "top5", "learning_rate"}
         assert 0 <= line["top1"] <= line["top5"] <= 1
-    assert all("images_per_second" in line for line in train[1:])
+        assert line["skipped"] == 0
+    for line in train[1:]:
+        assert line["images_per_second"] > 0
+        assert 0 <= line["input_wait"] < 1
     assert [line["epoch"] for line in evaluation] == [1, 2]
-    assert [line["examples"] for line in evaluation] == [359, 359]
+    assert [(line["examples"], line["skipped"]) for line in evaluation] == [(359, 0)] * 2
     assert evaluation[-1]["step"] == 2 * (1438 // 64)
 
 
@@ -227,6 +230,65 @@ def test_imagenets_path_runs_on_jpegs(train, tmp_path):
     assert result.returncode == 0, result.stderr
     (evaluation,) = lines(tmp_path / "run", "eval")
     assert evaluation["examples"] == 11
+
+
+@pytest.fixture
+def folder(tmp_path) -> pathlib.Path:
+    """Photographs of three classes in files, one of the training files and one other cut short."""
+    for split, count in (("train", 30), ("val", 7)):
+        for number in range(count):
+            path = tmp_path / "images" / split / "abc"[number % 3] / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(jpeg(photo(number, 40 + number, 60))[: 500 if number == 4 else None])
+    return tmp_path / "images"
+
+
+EVERYTHING = (
+    "--config.augment.policy=rand_augment",
+    "--config.augment.color_jitter=(0.4, 0.4, 0.4, 0.1)",
+    "--config.augment.grayscale=0.1",
+    "--config.augment.lighting=0.1",
+    "--config.augment.erasing=0.5",
+    "--config.augment.mixup=0.2",
+    "--config.augment.cutmix=1.0",
+    "--config.interpolation=bicubic",
+    "--config.subtract_mean_image=True",
+    "--config.eval.crops=10",
+)
+
+
+def test_a_folder_of_images_with_every_augmentation(train, folder, tmp_path):
+    workdir = tmp_path / "run"
+    result = train(
+        f"--config=configs/lenet5.py:folder:{folder}",
+        "--config.num_epochs=2",
+        "--config.batch_size=10",
+        "--config.max_skipped=0.2",
+        *EVERYTHING,
+        f"--workdir={workdir}",
+    )
+    assert result.returncode == 0, result.stderr
+    assert "on folder:" in result.stdout and "30 training and 7 evaluation" in result.stdout
+    evaluation = lines(workdir, "eval")
+    assert [(line["examples"], line["skipped"]) for line in evaluation] == [(6, 1)] * 2
+    assert sum(line["skipped"] for line in lines(workdir, "train")) == 2  # once an epoch
+    for split in ("train", "val"):
+        name = str(folder / split / "b" / "4.jpg")
+        assert result.stderr.count(f"Skipped {name}: ") == 1
+    mean_image = np.load(workdir / "mean_image.npy")
+    assert mean_image.shape == (32, 32, 3) and 0.3 < mean_image.mean() < 0.7
+
+
+def test_too_many_bad_images_stop_the_run(train, folder, tmp_path):
+    result = train(
+        f"--config=configs/lenet5.py:folder:{folder}",
+        "--config.batch_size=10",
+        f"--workdir={tmp_path / 'run'}",
+    )
+    assert result.returncode == 2
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("train.py: 1 of 30 images could not be decoded, the last of them ")
+    assert "4.jpg" in last and "config.max_skipped" in last
 
 
 @pytest.mark.slow

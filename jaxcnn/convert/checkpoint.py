@@ -65,6 +65,18 @@ def load_checkpoint(
     return found
 
 
+def load_tensor(path: str | os.PathLike[str]) -> np.ndarray:
+    """Reads a file that is one tensor, ``torch.save(tensor, path)``, as safely.
+
+    Raises:
+        CheckpointError: see :func:`load_checkpoint`; and if the file holds anything else.
+    """
+    content = _read(os.fspath(path))
+    if not isinstance(content, np.ndarray):
+        raise CheckpointError(f"{os.fspath(path)} holds no tensor, but {type(content).__name__}.")
+    return content
+
+
 def _read(where: str) -> Any:
     try:
         data = map_file(where)

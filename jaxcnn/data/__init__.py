@@ -1,9 +1,13 @@
 """Datasets in, uint8 batches out.
 
-* :mod:`jaxcnn.data.source`: a split of any tfds image-classification dataset, record by record.
-* :mod:`jaxcnn.data.transforms`: crops and flips, stateless, as TensorFlow ops.
+* :mod:`jaxcnn.data.source`: a split of a dataset, example by example in any order;
+  :mod:`jaxcnn.data.prepared` of tfds, :mod:`jaxcnn.data.files` of folders and tables.
+* :mod:`jaxcnn.data.images`: encoded images and arrays to pixels.
+* :mod:`jaxcnn.data.transforms`, :mod:`jaxcnn.data.policies`: crops, flips and automatic
+  augmentation on the host.
 * :mod:`jaxcnn.data.pipeline`: batches as a function of (seed, step).
+* :mod:`jaxcnn.data.series`: time series to images.
 * :mod:`jaxcnn.data.digits`: a dataset that needs no network.
 
-The modules import TensorFlow, this package itself does not.
+TensorFlow is imported only while tfds prepares a dataset.
 """

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.data.tensorflow import tfds
+from jaxcnn.data.tfds import tfds
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):

@@ -5,55 +5,159 @@ The shuffle of an epoch is a permutation drawn from (seed, epoch); a step takes 
 example). So the stream is the same whatever the number of threads, hosts or earlier crashes.
 """
 
+import collections
+import contextlib
+import dataclasses
 import functools
-from collections.abc import Callable, Iterator
-from typing import Any
+import itertools
+import math
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from jaxcnn.data import transforms
-from jaxcnn.data.source import Source, parse_example
-from jaxcnn.data.tensorflow import tf
+from jaxcnn.data.images import BadImageError, decode, from_array, from_pillow, to_pillow
+from jaxcnn.data.policies import POLICIES
+from jaxcnn.data.source import Source
+from jaxcnn.errors import UserError
 
+T = TypeVar("T")
 Batch = dict[str, np.ndarray]
-# (encoded image, seed) to an image [size, size, C]
-Preprocess = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+# Batches that are being made while one is used.
+_AHEAD = 2
+_MAX_REPLACEMENTS = 100
 
 
-def train_preprocess(
-    *, channels: int, image_size: int, crop: str, fit: str, padding: int, flip: bool
-) -> Preprocess:
-    """What training does to an image on the host: see :class:`jaxcnn.data.presets.Preset`."""
+@dataclasses.dataclass(frozen=True)
+class TrainPreprocess:
+    """What training does to an image on the host.
 
-    def preprocess(encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        if crop == "random_resized_crop":
-            image = transforms.random_resized_crop(encoded, image_size, channels, seed)
+    Attributes:
+        image_size: height and width that come out, in pixels.
+        channels: that come out, 1 or 3.
+        crop: one of :data:`jaxcnn.data.presets.TRAIN_CROPS`.
+        fit: one of :data:`jaxcnn.data.presets.FITS`.
+        padding: for ``pad_and_crop``, in pixels on each side.
+        flip: whether to mirror half the images.
+        interpolation: one of :data:`jaxcnn.data.transforms.INTERPOLATIONS`.
+        policy: one of :data:`jaxcnn.data.policies.POLICIES`, or ``"none"``.
+    """
+
+    image_size: int
+    channels: int
+    crop: str
+    fit: str
+    padding: int = 0
+    flip: bool = False
+    interpolation: str = "bilinear"
+    policy: str = "none"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what comes out."""
+        return self.image_size, self.image_size, self.channels
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """An image ``[H, W, channels]`` as the network gets it; ``rng`` is this example's."""
+        if self.crop == "random_resized_crop":
+            image = transforms.random_resized_crop(image, self.image_size, rng, self.interpolation)
         else:
-            image = transforms.fit(transforms.decode(encoded, channels), image_size, fit)
-            if crop == "pad_and_crop":
-                image = transforms.pad_and_crop(image, padding, seed)
-        if flip:
-            image = transforms.random_flip(image, _fold_in(seed, 1))
-        return tf.ensure_shape(image, [image_size, image_size, channels])
+            image = transforms.fit(image, self.image_size, self.fit, self.interpolation)
+            if self.crop == "pad_and_crop":
+                image = transforms.pad_and_crop(image, self.padding, rng)
+        if self.flip:
+            image = transforms.random_flip(image, rng)
+        if self.policy != "none":
+            image = from_pillow(POLICIES[self.policy](to_pillow(image), rng))
+        return image
 
-    return preprocess
+
+@dataclasses.dataclass(frozen=True)
+class EvalPreprocess:
+    """What evaluation does to an image on the host.
+
+    Attributes:
+        image_size: height and width that come out, in pixels.
+        channels: that come out, 1 or 3.
+        crop: one of :data:`jaxcnn.data.presets.EVAL_CROPS`.
+        fit: one of :data:`jaxcnn.data.presets.FITS`.
+        resize_size: for ``resize_and_center_crop``, in pixels.
+        interpolation: one of :data:`jaxcnn.data.transforms.INTERPOLATIONS`.
+        crops: 1, or 10 for the corners and the centre, and their mirror images.
+    """
+
+    image_size: int
+    channels: int
+    crop: str
+    fit: str
+    resize_size: int = 0
+    interpolation: str = "bilinear"
+    crops: int = 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what comes out."""
+        shape = self.image_size, self.image_size, self.channels
+        return shape if self.crops == 1 else (self.crops, *shape)
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """An image ``[H, W, channels]`` as the network gets it; nothing is random."""
+        if self.crop == "none":
+            return transforms.fit(image, self.image_size, self.fit, self.interpolation)
+        image = transforms.resize_shorter(image, self.resize_size, self.interpolation)
+        if self.crops == 10:
+            return transforms.ten_crop(image, self.image_size)
+        return transforms.center_crop(image, self.image_size)
 
 
-def eval_preprocess(
-    *, channels: int, image_size: int, crop: str, fit: str, resize_size: int
-) -> Preprocess:
-    """What evaluation does to an image on the host: see :class:`jaxcnn.data.presets.Preset`."""
+Preprocess = TrainPreprocess | EvalPreprocess
 
-    def preprocess(encoded: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        del seed  # nothing random
-        image = transforms.decode(encoded, channels)
-        if crop == "resize_and_center_crop":
-            image = transforms.resize_and_center_crop(image, resize_size, image_size)
-        else:
-            image = transforms.fit(image, image_size, fit)
-        return tf.ensure_shape(image, [image_size, image_size, channels])
 
-    return preprocess
+class Skips:
+    """The bad images of a split: each is told of once, and too many are an error.
+
+    Args:
+        source: the split.
+        max_skipped: the part of its examples that may be skipped.
+        tell: is given a sentence about each.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        max_skipped: float = 1.0,
+        tell: Callable[[str], None] = lambda sentence: None,
+    ):
+        self._source, self._max, self._tell = source, max_skipped, tell
+        self._seen: set[int] = set()
+        self._lock = threading.Lock()
+
+    def add(self, number: int, reason: str) -> None:
+        """Notes that an example is skipped.
+
+        Raises:
+            UserError: if it is one too many.
+        """
+        with self._lock:
+            if number in self._seen:
+                return
+            self._seen.add(number)
+            bad, all_ = len(self._seen), self._source.num_examples
+        where = self._source.where(number)
+        self._tell(f"Skipped {where}: {reason.rstrip('.')}.")
+        if bad > self._max * all_:
+            raise UserError(
+                f"{bad} of {all_} images could not be decoded, the last of them {where} "
+                f"({reason.rstrip('.')}); mend or remove the files, or raise config.max_skipped "
+                f"({self._max})."
+            )
 
 
 @functools.lru_cache(maxsize=2)
@@ -65,7 +169,7 @@ def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
 
 def train_batches(
     source: Source,
-    preprocess: Preprocess,
+    preprocess: TrainPreprocess,
     *,
     batch_size: int,
     seed: int,
@@ -73,113 +177,208 @@ def train_batches(
     num_steps: int,
     process_index: int = 0,
     process_count: int = 1,
+    skips: Skips | None = None,
+    threads: int | None = None,
 ) -> Iterator[Batch]:
     """Training batches of the steps ``start_step`` to ``num_steps`` - 1.
 
     An epoch is ``num_examples // batch_size`` steps; the examples left over are others every
-    epoch.
+    epoch. In place of an image that cannot be decoded comes another, drawn from (seed, epoch,
+    example).
 
     Args:
         source: the examples.
-        preprocess: from :func:`train_preprocess`.
+        preprocess: of each image.
         batch_size: over all hosts; ``process_count`` divides it.
         seed: of the shuffles, crops and flips.
         start_step: number of the first step; going on in the middle of an epoch costs nothing.
         num_steps: number of the step after the last.
         process_index: which host this is.
         process_count: how many there are.
+        skips: hears of bad images.
+        threads: that decode; None: as many as there are processors.
 
     Yields:
-        ``image`` ``[batch_size / process_count, size, size, C]`` uint8, ``label`` int32.
+        Arrays of ``batch_size / process_count`` rows: ``image`` ``[N, size, size, C]`` uint8,
+        ``label`` int32, and ``skipped`` int32, the bad images met for each row.
     """
     steps_per_epoch = source.num_examples // batch_size
     rows = _host_rows(batch_size, process_index, process_count)
+    skips = skips or Skips(source)
 
-    def indices(step: int) -> tuple[np.ndarray, int]:
+    def load(batch: Batch, step: int, row: int) -> None:
         epoch, position = divmod(step, steps_per_epoch)
         order = epoch_order(seed, epoch, source.num_examples)
-        return order[position * batch_size :][:batch_size][rows], epoch
+        number = int(order[position * batch_size + rows[row]])
+        substitutes = None
+        for skipped in range(_MAX_REPLACEMENTS):
+            rng = np.random.default_rng([seed, epoch, number])
+            if _load(source, number, preprocess, rng, batch, row, skips):
+                batch["skipped"][row] = skipped
+                return
+            substitutes = substitutes or np.random.default_rng([seed, epoch, number, 1])
+            number = int(substitutes.integers(source.num_examples))
+        raise UserError(
+            f"{_MAX_REPLACEMENTS} images drawn in turn could not be decoded, the last of them "
+            f"{source.where(number)}; mend the files."
+        )
 
-    dataset = _batches(source, preprocess, indices, range(start_step, num_steps), seed)
-    for image, label in dataset.as_numpy_iterator():
-        yield {"image": image, "label": label}
+    columns = {"skipped": np.int32}
+    steps = range(start_step, num_steps)
+    yield from _batches(load, steps, len(rows), preprocess.shape, columns, threads)
 
 
 def eval_batches(
     source: Source,
-    preprocess: Preprocess,
+    preprocess: EvalPreprocess,
     *,
     batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
+    skips: Skips | None = None,
+    threads: int | None = None,
 ) -> Iterator[Batch]:
     """All examples once, in order, as equally many full batches on every host.
 
     Args:
         source: the examples.
-        preprocess: from :func:`eval_preprocess`.
+        preprocess: of each image.
         batch_size: over all hosts; ``process_count`` divides it.
         process_index: which host this is.
         process_count: how many there are.
+        skips: hears of bad images.
+        threads: that decode; None: as many as there are processors.
 
     Yields:
-        ``image``, ``label`` as :func:`train_batches`, and ``mask``: float32, 0 for the padding
-        of the last batch.
+        ``image`` and ``label`` as :func:`train_batches` (with ten crops, ``image``
+        ``[N, 10, size, size, C]``), and ``mask``: float32, 0 for the padding of the last batch
+        and for images that cannot be decoded.
     """
     count = source.num_examples
     rows = _host_rows(batch_size, process_index, process_count)
+    skips = skips or Skips(source)
+    rng = np.random.default_rng(0)  # nothing is drawn from it
 
-    def wanted(step: int) -> np.ndarray:
-        return np.arange(step * batch_size, (step + 1) * batch_size)[rows]
-
-    def indices(step: int) -> tuple[np.ndarray, int]:
-        return np.minimum(wanted(step), count - 1), 0
+    def load(batch: Batch, step: int, row: int) -> None:
+        number = step * batch_size + rows[row]
+        there = number < count and _load(source, number, preprocess, rng, batch, row, skips)
+        if not there:
+            batch["image"][row] = 0
+            batch["label"][row] = 0
+        batch["mask"][row] = there
 
     steps = range(-(-count // batch_size))
-    dataset = _batches(source, preprocess, indices, steps, seed=0)
-    for step, (image, label) in zip(steps, dataset.as_numpy_iterator(), strict=True):
-        yield {"image": image, "label": label, "mask": np.float32(wanted(step) < count)}
+    yield from _batches(load, steps, len(rows), preprocess.shape, {"mask": np.float32}, threads)
 
 
-def _host_rows(batch_size: int, process_index: int, process_count: int) -> slice:
+def _host_rows(batch_size: int, process_index: int, process_count: int) -> range:
     size = batch_size // process_count
-    return slice(process_index * size, (process_index + 1) * size)
+    return range(process_index * size, (process_index + 1) * size)
 
 
-def _fold_in(seed: Any, data: Any) -> tf.Tensor:
-    return tf.random.experimental.stateless_fold_in(seed, data)
+def _load(
+    source: Source,
+    number: int,
+    preprocess: Preprocess,
+    rng: np.random.Generator,
+    batch: Batch,
+    row: int,
+    skips: Skips,
+) -> bool:
+    """Puts an example into a row of a batch; False: its image is bad."""
+    try:
+        content, label = source.read(number)
+        decoder = decode if isinstance(content, bytes) else from_array
+        batch["image"][row] = preprocess(decoder(content, preprocess.channels), rng)
+    except BadImageError as error:
+        skips.add(number, str(error))
+        return False
+    batch["label"][row] = label
+    return True
 
 
 def _batches(
-    source: Source,
-    preprocess: Preprocess,
-    indices: Callable[[int], tuple[np.ndarray, int]],
-    steps: range,
-    seed: int,
-) -> tf.data.Dataset:
-    """(images, labels) of each step; ``indices`` gives a step's example numbers and epoch."""
-    batch_size = len(indices(steps.start)[0]) if steps else 1
+    load: Callable[[Batch, int, int], None],
+    steps: Sequence[int],
+    rows: int,
+    shape: tuple[int, ...],
+    columns: Mapping[str, DTypeLike],
+    threads: int | None,
+) -> Iterator[Batch]:
+    """Batches of which ``load(batch, step, row)`` fills each row, made by threads a few ahead."""
+    threads = threads or _processors()
+    pieces = np.array_split(np.arange(rows), min(rows, 2 * threads))
+    ahead = max(_AHEAD, math.ceil(2 * threads / rows))
 
-    def read(step: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        numbers, epoch = indices(int(step))
-        records = np.array(source.read(numbers), dtype=object)
-        return records, numbers.astype(np.int64), np.full(len(numbers), epoch, np.int64)
+    def load_piece(batch: Batch, step: int, piece: np.ndarray) -> None:
+        for row in piece:
+            load(batch, step, int(row))
 
-    def read_step(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        types = (tf.string, tf.int64, tf.int64)
-        tensors = tf.numpy_function(read, [step], types, stateful=False)
-        return tuple(tf.ensure_shape(tensor, [batch_size]) for tensor in tensors)
+    def started(step: int) -> tuple[Batch, list[Future[None]]]:
+        batch = {
+            "image": np.empty((rows, *shape), np.uint8),
+            "label": np.empty(rows, np.int32),
+            **{name: np.empty(rows, dtype) for name, dtype in columns.items()},
+        }
+        return batch, [pool.submit(load_piece, batch, step, piece) for piece in pieces]
 
-    def decode(record: tf.Tensor, number: tf.Tensor, epoch: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        encoded, label = parse_example(source, record)
-        example_seed = _fold_in(_fold_in([seed, 0], epoch), number)
-        return preprocess(encoded, example_seed), label
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="input")
+    pending: collections.deque[tuple[Batch, list[Future[None]]]] = collections.deque()
+    try:
+        for step in itertools.chain(steps, [None] * ahead):
+            if step is not None:
+                pending.append(started(step))
+            if pending and (step is None or len(pending) > ahead):
+                batch, futures = pending.popleft()
+                for future in futures:
+                    future.result()
+                yield batch
+    finally:
+        pool.shutdown(cancel_futures=True)
 
-    return (
-        tf.data.Dataset.range(steps.start, steps.stop)
-        .map(read_step, num_parallel_calls=2)
-        .unbatch()
-        .map(decode, num_parallel_calls=tf.data.AUTOTUNE)
-        .batch(batch_size, drop_remainder=True)
-        .prefetch(2)
-    )
+
+def in_background(iterator: Iterator[T], size: int) -> Iterator[T]:
+    """The same items, taken by a thread of its own up to ``size`` ahead."""
+    items: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(size)
+    stop = threading.Event()
+
+    def put(item: T | None, error: BaseException | None) -> bool:
+        while not stop.is_set():
+            with contextlib.suppress(queue.Full):
+                items.put((item, error), timeout=0.1)
+                return True
+        return False
+
+    def take() -> None:
+        try:
+            for item in iterator:
+                if not put(item, None):
+                    break
+            else:
+                put(None, StopIteration())
+        except BaseException as error:  # raised again where the items are used
+            put(None, error)
+        finally:
+            if hasattr(iterator, "close"):
+                iterator.close()
+
+    thread = threading.Thread(target=take, name="input-background", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = items.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _processors() -> int:
+    try:
+        return len(os.sched_getaffinity(0))  # those that this process may use
+    except AttributeError:  # not on macOS and Windows
+        return os.cpu_count() or 1

@@ -11,6 +11,9 @@ Channels = tuple[float, ...]
 TRAIN_CROPS = ("random_resized_crop", "pad_and_crop", "none")
 EVAL_CROPS = ("resize_and_center_crop", "none")
 FITS = ("resize", "pad")
+INTERPOLATIONS = ("bilinear", "bicubic")
+POLICIES = ("none", "rand_augment", "trivial_augment_wide")
+CROPS = (1, 10)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +71,10 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset(dataset: str) -> Preset:
-    """The preset of a tfds dataset (``"cifar10"``, ``"cifar10:3.0.2"``), or that of photographs."""
+    """The preset of a tfds dataset (``"cifar10"``, ``"cifar10:3.0.2"``), or that of photographs.
+
+    Images in files (``"folder:/path"``) are taken for photographs.
+    """
     return PRESETS.get(base_name(dataset), PHOTOGRAPHS)
 
 

@@ -120,3 +120,10 @@ def any_process(flag: bool) -> bool:
     if is_alone():
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+
+def sum_of_all(number: int) -> int:
+    """The sum over all processes; every process must ask."""
+    if is_alone():
+        return number
+    return int(np.sum(multihost_utils.process_allgather(np.array(number))))

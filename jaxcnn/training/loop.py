@@ -1,8 +1,10 @@
 """The training run: a config in, a trained network and its metrics in the workdir out."""
 
+import contextlib
+import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,15 @@ import numpy as np
 from flax import jax_utils
 from ml_collections import ConfigDict
 
-from jaxcnn.data import pipeline
-from jaxcnn.data.source import Source, open_source
 from jaxcnn.errors import UserError
 from jaxcnn.training import distributed
+from jaxcnn.training.augmentation import Augmentation
 from jaxcnn.training.checkpoints import Checkpoints
 from jaxcnn.training.initial import initialized_from
+from jaxcnn.training.inputs import Inputs
 from jaxcnn.training.metrics import MetricsWriter
 from jaxcnn.training.optimizer import make_schedule, sgd
-from jaxcnn.training.progress import Progress
+from jaxcnn.training.progress import Progress, warn
 from jaxcnn.training.request import (
     AXIS,
     check_config,
@@ -52,11 +54,11 @@ def train(config: ConfigDict, workdir: Path, data_dir: str | None = None) -> Non
     check_config(config)
     check_devices(config)
     model_for = model_factory(config)
-    train_source, eval_source = _open_sources(config, data_dir)
-    check_data(config, train_source, eval_source)
+    inputs = Inputs(config, data_dir, tell=warn)
+    check_data(config, inputs.train, inputs.evaluation)
 
-    model = model_for(config.num_classes or train_source.num_classes)
-    steps_per_epoch = train_source.num_examples // config.batch_size
+    model = model_for(config.num_classes or inputs.train.num_classes)
+    steps_per_epoch = inputs.train.num_examples // config.batch_size
     num_steps = config.num_epochs * steps_per_epoch
     schedule = make_schedule(
         config.schedule,
@@ -73,7 +75,7 @@ def train(config: ConfigDict, workdir: Path, data_dir: str | None = None) -> Non
         weight_decay=config.weight_decay,
         nesterov=config.nesterov,
     )
-    image_shape = (1, config.image_size, config.image_size, train_source.channels)
+    image_shape = (1, config.image_size, config.image_size, inputs.channels)
     state = init_state(model, optimizer, image_shape, seed=config.seed)
     if config.sync_batch_norm and not state.batch_stats:
         raise UserError(f"{config.model} has no batch norms; leave config.sync_batch_norm False.")
@@ -91,20 +93,6 @@ def train(config: ConfigDict, workdir: Path, data_dir: str | None = None) -> Non
     start_step = int(state.step)
     state = jax_utils.replicate(state)
 
-    normalize = normalizer(config.mean, config.std)
-    train_step = _pmap(
-        make_train_step(
-            model,
-            optimizer,
-            normalize=normalize,
-            label_smoothing=config.label_smoothing,
-            seed=config.seed,
-        ),
-        donate_argnums=0,
-    )
-    eval_step = _pmap(make_eval_step(model, normalize=normalize))
-    batches = _train_batches(train_source, config, start_step, num_steps)
-
     metrics = MetricsWriter(workdir, start_step, enabled=distributed.is_first())
     progress = Progress(
         start_step=start_step,
@@ -113,9 +101,27 @@ def train(config: ConfigDict, workdir: Path, data_dir: str | None = None) -> Non
         batch_size=config.batch_size,
         shown=distributed.is_first(),
     )
+    mean = config.mean
+    if config.subtract_mean_image:
+        mean = inputs.mean_image(workdir)
+    normalize = normalizer(mean, config.std)
+    train_step = _pmap(
+        make_train_step(
+            model,
+            optimizer,
+            normalize=normalize,
+            augmentation=_augmentation(config),
+            label_smoothing=config.label_smoothing,
+            seed=config.seed,
+        ),
+        donate_argnums=0,
+    )
+    eval_step = _pmap(make_eval_step(model, normalize=normalize))
+    batches = inputs.train_batches(start_step, num_steps)
+
     progress.say(
         f"{config.model} ({parameters:,} parameters) on {config.dataset}: "
-        f"{train_source.num_examples:,} training and {eval_source.num_examples:,} evaluation "
+        f"{inputs.train.num_examples:,} training and {inputs.evaluation.num_examples:,} evaluation "
         f"examples; {config.num_epochs} epochs of {steps_per_epoch} steps of {config.batch_size} "
         f"images on {jax.device_count()} {jax.default_backend()} device(s); workdir {workdir}"
     )
@@ -128,10 +134,13 @@ def train(config: ConfigDict, workdir: Path, data_dir: str | None = None) -> Non
         progress.say(f"Going on from step {start_step} of {num_steps}.")
 
     recent: list[Any] = []  # metrics of the steps since the last report, still on the devices
-    with StopSignals() as signals:
-        for step, batch in enumerate(batches, start_step + 1):
+    skipped = 0  # bad images since then, on this host
+    with StopSignals() as signals, contextlib.closing(batches):
+        waited_for = progress.waiting(batches)
+        for step, (batch, bad_images) in enumerate(waited_for, start_step + 1):
             state, step_metrics = train_step(state, batch)
             recent.append(step_metrics)
+            skipped += bad_images
             if len(recent) > 1:
                 jax.block_until_ready(recent[-2])  # or batches would pile up on the devices
             progress.stepped(step_metrics)
@@ -144,12 +153,14 @@ def train(config: ConfigDict, workdir: Path, data_dir: str | None = None) -> Non
                 recent.clear()
                 _check_finite(values["loss"], step, workdir)
                 values["learning_rate"] = float(schedule(step - 1))
+                values["skipped"] = distributed.sum_of_all(skipped)
+                skipped = 0
                 values |= progress.lap()
                 metrics.write(step, step / steps_per_epoch, "train", **values)
                 progress.report(step, values)
             if in_epoch == 0 and (epoch % config.eval.every_epochs == 0 or last):
                 with progress.paused():
-                    values = evaluate(eval_step, state.variables, eval_source, config)
+                    values = evaluate(eval_step, state.variables, inputs)
                     _check_finite(values["loss"], step, workdir)
                     metrics.write(step, epoch, "eval", **values)
                     progress.report_eval(epoch, values)
@@ -169,97 +180,42 @@ def train(config: ConfigDict, workdir: Path, data_dir: str | None = None) -> Non
 
 
 def evaluate(
-    eval_step: Callable[..., Any], variables: Any, source: Source, config: ConfigDict
+    eval_step: Callable[..., Any], variables: Any, inputs: Inputs
 ) -> dict[str, float | int]:
     """Scores every example of a split once.
 
     Args:
         eval_step: pmapped; see :func:`jaxcnn.training.step.make_eval_step`.
         variables: replicated.
-        source: the examples.
-        config: of the run.
+        inputs: with the examples.
 
     Returns:
-        Means ``loss``, ``top1``, ``top5``, and how many ``examples`` they are of.
+        Means ``loss``, ``top1``, ``top5``, how many ``examples`` they are of, and how many were
+        ``skipped``.
+
+    Raises:
+        UserError: if no image can be decoded, or too few.
     """
     sums: dict[str, Any] = {}
-    for batch in _eval_batches(source, config):
+    for batch in inputs.eval_batches():
         batch_sums = jax.device_get(jax_utils.unreplicate(eval_step(variables, batch)))
         # float64 on the host: float32 would lose examples of a large split
         sums = {name: sums.get(name, 0) + value.item() for name, value in batch_sums.items()}
     examples = sums.pop("examples")
-    return {name: total / examples for name, total in sums.items()} | {"examples": examples}
+    if not examples:
+        raise UserError("No image of the evaluation split could be decoded; mend the files.")
+    means = {name: total / examples for name, total in sums.items()}
+    return means | {"examples": examples, "skipped": inputs.evaluation.num_examples - examples}
 
 
 def _pmap(step: Callable[..., Any], **kwargs: Any) -> Callable[..., Any]:
     return jax.pmap(functools.partial(step, axis_name=AXIS), axis_name=AXIS, **kwargs)
 
 
-def _open_sources(config: ConfigDict, data_dir: str | None) -> tuple[Source, Source]:
-    """Opens both splits; the first process prepares the dataset if need be."""
-
-    def both() -> tuple[Source, Source]:
-        return (
-            open_source(config.dataset, config.train_split, data_dir),
-            open_source(config.dataset, config.eval.split, data_dir),
-        )
-
-    return distributed.first_then_all("dataset", both)
-
-
-def _train_batches(
-    source: Source, config: ConfigDict, start_step: int, num_steps: int
-) -> Iterator[Any]:
-    preprocess = pipeline.train_preprocess(
-        channels=source.channels,
-        image_size=config.image_size,
-        crop=config.augment.crop,
-        fit=config.fit,
-        padding=config.augment.padding,
-        flip=config.augment.flip,
-    )
-    return _on_devices(
-        pipeline.train_batches(
-            source,
-            preprocess,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            start_step=start_step,
-            num_steps=num_steps,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-    )
-
-
-def _eval_batches(source: Source, config: ConfigDict) -> Iterator[Any]:
-    preprocess = pipeline.eval_preprocess(
-        channels=source.channels,
-        image_size=config.image_size,
-        crop=config.eval.crop,
-        fit=config.fit,
-        resize_size=config.eval.resize_size,
-    )
-    devices = jax.device_count()
-    batch_size = config.eval.batch_size or config.batch_size
-    return _on_devices(
-        pipeline.eval_batches(
-            source,
-            preprocess,
-            batch_size=math.ceil(batch_size / devices) * devices,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-    )
-
-
-def _on_devices(batches: Iterable[pipeline.Batch]) -> Iterator[Any]:
-    """Splits each host batch over the local devices, two batches ahead."""
-
-    def split(array: np.ndarray) -> np.ndarray:
-        return array.reshape(jax.local_device_count(), -1, *array.shape[1:])
-
-    return jax_utils.prefetch_to_device((jax.tree.map(split, batch) for batch in batches), 2)
+def _augmentation(config: ConfigDict) -> Augmentation:
+    """What the config has the devices do."""
+    names = [field.name for field in dataclasses.fields(Augmentation)]
+    return Augmentation(**{name: config.augment[name] for name in names})
 
 
 def _means(metrics: list[Any]) -> dict[str, float]:

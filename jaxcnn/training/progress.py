@@ -5,10 +5,17 @@ import datetime
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from tqdm import tqdm
+
+T = TypeVar("T")
+
+
+def warn(text: str) -> None:
+    """Writes a line to stderr, above the bar if there is one; any process may."""
+    tqdm.write(text, file=sys.stderr)
 
 
 class Progress:
@@ -45,7 +52,7 @@ class Progress:
                 file=sys.stdout,
                 bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
             )
-        self._seconds, self._steps = 0.0, 0  # of this lap, without pauses
+        self._seconds, self._waited, self._steps = 0.0, 0.0, 0  # of this lap, without pauses
         self._since: float | None = None  # None: the clock stands
 
     def stepped(self, result: Any) -> None:
@@ -58,6 +65,18 @@ class Progress:
         if self._bar is not None:
             self._bar.update()
 
+    def waiting(self, batches: Iterator[T]) -> Iterator[T]:
+        """The same batches; the time until each is there counts as waited for input."""
+        while True:
+            began = time.perf_counter()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            if self._since is not None:
+                self._waited += time.perf_counter() - began
+            yield batch
+
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """What happens inside is no training."""
@@ -66,11 +85,19 @@ class Progress:
         self._since = time.perf_counter()
 
     def lap(self) -> dict[str, float]:
-        """``images_per_second`` since the last lap; nothing where no step was timed."""
+        """``images_per_second`` since the last lap, and ``input_wait``, the part of that time.
+
+        Nothing where no step was timed.
+        """
         now = time.perf_counter()
-        seconds, steps = self._seconds + now - self._since, self._steps
-        self._seconds, self._steps, self._since = 0.0, 0, now
-        return {"images_per_second": steps * self._batch_size / seconds} if steps else {}
+        seconds, waited, steps = self._seconds + now - self._since, self._waited, self._steps
+        self._seconds, self._waited, self._steps, self._since = 0.0, 0.0, 0, now
+        if not steps:
+            return {}
+        return {
+            "images_per_second": steps * self._batch_size / seconds,
+            "input_wait": waited / seconds,
+        }
 
     def report(self, step: int, values: dict[str, Any]) -> None:
         """Shows training metrics, as :mod:`jaxcnn.training.metrics` writes them."""

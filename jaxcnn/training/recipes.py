@@ -57,7 +57,8 @@ def recipe(model: str, dataset: str = "imagenet2012") -> config_dict.ConfigDict:
 
     Args:
         model: one of :func:`jaxcnn.models.list_models`.
-        dataset: ``"digits"``, or any tfds image-classification dataset.
+        dataset: ``"digits"``, any tfds image-classification dataset, or images in files
+            (``"folder:/path"``, ``"csv:/path"``).
 
     Raises:
         UserError: for an unknown model.
@@ -81,19 +82,32 @@ def recipe(model: str, dataset: str = "imagenet2012") -> config_dict.ConfigDict:
             "init_from": placeholder(str),  # weights to begin with; None: random ones
             "dataset": dataset,
             "train_split": images.train_split,
+            "max_skipped": 0.001,  # the part of the images that may turn out to be bad
             "image_size": images.image_size,
+            "channels": placeholder(int),  # 1 or 3; None: the dataset's
             "mean": images.mean,
             "std": images.std,
+            "subtract_mean_image": False,
             "fit": images.fit,  # resize or pad
+            "interpolation": "bilinear",  # or bicubic
             "augment": {
                 "crop": images.train_crop,  # random_resized_crop, pad_and_crop or none
                 "padding": images.padding,
                 "flip": images.flip,
+                "policy": "none",  # rand_augment or trivial_augment_wide
+                # On the device:
+                "color_jitter": (0.0, 0.0, 0.0, 0.0),  # brightness, contrast, saturation, hue
+                "grayscale": 0.0,  # probability
+                "lighting": 0.0,  # standard deviation
+                "erasing": 0.0,  # probability
+                "mixup": 0.0,  # alpha
+                "cutmix": 0.0,  # alpha
             },
             "eval": {
                 "split": placeholder(str),  # None: the test or validation split
                 "crop": images.eval_crop,  # resize_and_center_crop or none
                 "resize_size": images.resize_size,
+                "crops": 1,  # or 10
                 "batch_size": placeholder(int),  # None: that of training
                 "every_epochs": 1,
             },

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jaxcnn import models
 from jaxcnn.convert.pretrained import needed_arguments
-from jaxcnn.data.presets import EVAL_CROPS, FITS, TRAIN_CROPS
+from jaxcnn.data.presets import CROPS, EVAL_CROPS, FITS, INTERPOLATIONS, POLICIES, TRAIN_CROPS
 from jaxcnn.errors import UserError
 from jaxcnn.models.classifier import Classifier
 from jaxcnn.training.optimizer import SCHEDULES
@@ -28,12 +28,17 @@ _FREE_KEYS = {
     "config.checkpoint.every_epochs",
     "config.checkpoint.keep",
     "config.eval.batch_size",
+    "config.max_skipped",
 }
 
 _CHOICES = {
     "augment.crop": TRAIN_CROPS,
+    "augment.policy": POLICIES,
     "eval.crop": EVAL_CROPS,
+    "eval.crops": CROPS,
     "fit": FITS,
+    "interpolation": INTERPOLATIONS,
+    "channels": (None, 1, 3),
     "schedule": SCHEDULES,
     "dtype": ("float32", "bfloat16"),
 }
@@ -53,8 +58,12 @@ _AT_LEAST_ZERO = (
     "weight_decay",
     "warmup_epochs",
     "augment.padding",
+    "augment.lighting",
+    "augment.mixup",
+    "augment.cutmix",
     "seed",
 )
+_PARTS = ("max_skipped", "augment.grayscale", "augment.erasing")
 
 
 def _get(config: ConfigDict, dotted: str) -> Any:
@@ -72,7 +81,8 @@ def check_config(config: ConfigDict) -> None:
     for key, choices in _CHOICES.items():
         if _get(config, key) not in choices:
             raise UserError(
-                f"config.{key} is {_get(config, key)!r}; it must be one of {', '.join(choices)}."
+                f"config.{key} is {_get(config, key)!r}; it must be one of "
+                f"{', '.join(map(str, choices))}."
             )
     for keys, least in ((_AT_LEAST_ONE, 1), (_AT_LEAST_ZERO, 0)):
         for key in keys:
@@ -80,6 +90,20 @@ def check_config(config: ConfigDict) -> None:
                 raise UserError(
                     f"config.{key} is {_get(config, key)!r}; it must be at least {least}."
                 )
+    for key in _PARTS:
+        if not 0 <= _get(config, key) <= 1:
+            raise UserError(f"config.{key} is {_get(config, key)!r}; it must be in 0 to 1.")
+    jitter = config.augment.color_jitter
+    if len(jitter) != 4 or min(jitter) < 0 or jitter[3] > 0.5:
+        raise UserError(
+            f"config.augment.color_jitter is {jitter}; it must be four numbers from 0 "
+            f"(brightness, contrast, saturation, hue), the last of them to 0.5."
+        )
+    if config.eval.crops == 10 and config.eval.crop == "none":
+        raise UserError(
+            "config.eval.crops is 10, but config.eval.crop is 'none'; set config.eval.crop to "
+            "resize_and_center_crop, or config.eval.crops to 1."
+        )
     if config.eval.batch_size is not None and config.eval.batch_size < 1:
         raise UserError(
             f"config.eval.batch_size is {config.eval.batch_size}; it must be at least 1."
@@ -137,14 +161,20 @@ def check_data(config: ConfigDict, train: "Source", evaluation: "Source") -> Non
     Raises:
         UserError: if the channels, classes or number of examples do not fit.
     """
+    channels = config.channels or train.channels
     for name in ("mean", "std"):
         values = config[name]
         # An unequal number would be broadcast into more channels than there are.
-        if len(values) not in (1, train.channels):
+        if len(values) not in (1, channels):
             raise UserError(
                 f"config.{name} has {len(values)} values, but the images of {config.dataset} have "
-                f"{train.channels} channel(s); give one value, or one a channel."
+                f"{channels} channel(s) here; give one value, or one a channel."
             )
+    if config.augment.lighting and channels != 3:
+        raise UserError(
+            f"config.augment.lighting is {config.augment.lighting}, but the images have "
+            f"{channels} channel; it is for colours only."
+        )
     if config.num_classes is not None and config.num_classes < train.num_classes:
         raise UserError(
             f"config.num_classes is {config.num_classes}, but {config.dataset} has "

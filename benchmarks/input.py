@@ -1,0 +1,249 @@
+"""The input pipeline against libjpeg-turbo's bare decoding and torchvision's DataLoader.
+
+    python benchmarks/input.py
+
+The same made-up JPEGs of 500x375 pixels, the same number of cores, one run, alternating, medians.
+Then what each stage costs a core, and what it costs to go on in the middle of ImageNet's epoch.
+"""
+
+import dataclasses
+import os
+import statistics
+import struct
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+import torch
+import torchvision
+from PIL import Image
+
+from jaxcnn.data import pipeline, transforms
+from jaxcnn.data.images import decode
+from jaxcnn.data.records import FORMATS, Records
+from jaxcnn.data.source import Source, open_source
+
+CORES = len(os.sched_getaffinity(0))
+IMAGES, BATCH, SIZE = 768, 64, 224
+REPEATS = 5
+IMAGENET = 1_281_167
+RESUMED_AT = 1_000_000
+
+
+def photograph(seed: int) -> Image.Image:
+    """Noise with a photograph's spectrum, near a photograph's size as a JPEG."""
+    rng = np.random.default_rng(seed)
+    height, width = (375, 500) if seed % 4 else (500, 375)
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    amplitude = 1 / np.maximum(frequency, 1 / width) ** 1.1
+    planes = []
+    for _ in range(3):
+        spectrum = amplitude * np.exp(2j * np.pi * rng.random(amplitude.shape))
+        planes.append(np.fft.irfft2(spectrum, (height, width)))
+    luma, *chroma = (plane / plane.std() for plane in planes)
+    image = 120 + 55 * luma[..., None] + 15 * np.stack([chroma[0], -chroma[0], chroma[1]], -1)
+    return Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
+
+
+def write_images(folder: Path) -> list[bytes]:
+    files = []
+    for split in ("train", "val"):
+        (folder / split / "class").mkdir(parents=True)
+    for number in range(IMAGES):
+        path = folder / "train" / "class" / f"{number:05}.jpg"
+        photograph(number).save(path, quality=92)
+        (folder / "val" / "class" / path.name).symlink_to(path)
+        files.append(path.read_bytes())
+    return files
+
+
+def bare_decoding(files: list[bytes]) -> None:
+    with ThreadPoolExecutor(CORES) as pool:
+        for _ in pool.map(lambda file: simplejpeg.decode_jpeg(file, "RGB"), files):
+            pass
+
+
+def ours(source: Source, preprocess: pipeline.Preprocess) -> Iterator[object]:
+    if isinstance(preprocess, pipeline.EvalPreprocess):
+        return pipeline.eval_batches(source, preprocess, batch_size=BATCH)
+    steps = IMAGES // BATCH
+    return pipeline.train_batches(
+        source, preprocess, batch_size=BATCH, seed=0, start_step=0, num_steps=steps
+    )
+
+
+def torchvisions(folder: Path, *crops: object) -> torch.utils.data.DataLoader:
+    transform = torchvision.transforms.Compose([*crops, torchvision.transforms.PILToTensor()])
+    return torch.utils.data.DataLoader(
+        torchvision.datasets.ImageFolder(str(folder), transform),
+        BATCH,
+        shuffle=True,
+        num_workers=CORES,
+        persistent_workers=True,
+    )
+
+
+def consumed(batches: Callable[[], Iterator[object]]) -> Callable[[], None]:
+    def consume() -> None:
+        for _ in batches():
+            pass
+
+    return consume
+
+
+def rates(contenders: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Images a second: medians of alternating turns, after one that does not count."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(REPEATS + 1):
+        for name, contender in contenders.items():
+            start = time.perf_counter()
+            contender()
+            if turn:
+                times[name].append(time.perf_counter() - start)
+    return {name: IMAGES / statistics.median(values) for name, values in times.items()}
+
+
+def compare(folder: Path, files: list[bytes]) -> None:
+    train, val = (open_source(f"folder:{folder}", split) for split in ("train", "val"))
+    training = pipeline.TrainPreprocess(SIZE, 3, "random_resized_crop", "resize", flip=True)
+    augmented = dataclasses.replace(training, policy="trivial_augment_wide")
+    evaluation = pipeline.EvalPreprocess(SIZE, 3, "resize_and_center_crop", "resize", 256)
+    transforms_ = torchvision.transforms
+    crop = [transforms_.RandomResizedCrop(SIZE), transforms_.RandomHorizontalFlip()]
+    train_loader = torchvisions(folder / "train", *crop)
+    policy_loader = torchvisions(folder / "train", *crop, transforms_.TrivialAugmentWide())
+    eval_loader = torchvisions(
+        folder / "val", transforms_.Resize(256), transforms_.CenterCrop(SIZE)
+    )
+    measured = rates(
+        {
+            "bare decoding (the limit)": lambda: bare_decoding(files),
+            "training: torchvision": consumed(lambda: iter(train_loader)),
+            "training: jaxcnn": consumed(lambda: ours(train, training)),
+            "with TrivialAugmentWide: torchvision": consumed(lambda: iter(policy_loader)),
+            "with TrivialAugmentWide: jaxcnn": consumed(lambda: ours(train, augmented)),
+            "evaluation: torchvision": consumed(lambda: iter(eval_loader)),
+            "evaluation: jaxcnn": consumed(lambda: ours(val, evaluation)),
+        }
+    )
+    limit = measured["bare decoding (the limit)"]
+    print(f"\n{'':38}images/s  of the limit  times torchvision")
+    for name, rate in measured.items():
+        reference = measured.get(name.replace("jaxcnn", "torchvision"), 0)
+        times = f"{rate / reference:17.2f}" if name.endswith("jaxcnn") else ""
+        print(f"{name:38}{rate:8.0f}{rate / limit:14.0%}{times}")
+
+
+def stages(folder: Path, files: list[bytes]) -> None:
+    source = open_source(f"folder:{folder}", "train")
+    images = [decode(file, 3) for file in files]
+    rngs = [np.random.default_rng(number) for number in range(IMAGES)]
+    boxes = [
+        transforms.random_resized_crop_box(*image.shape[:2], rng)
+        for image, rng in zip(images, rngs, strict=True)
+    ]
+    crops = [
+        image[top : top + height, left : left + width]
+        for image, (top, left, height, width) in zip(images, boxes, strict=True)
+    ]
+    resized = transforms.fast_resize(crops[0], SIZE, SIZE, "bilinear")
+    row = np.empty_like(resized)
+
+    def flip_into_row(number: int) -> None:
+        row[...] = transforms.random_flip(resized, rngs[number])
+
+    measured: dict[str, Callable[[int], object]] = {
+        "read": source.read,
+        "generator": lambda number: np.random.default_rng([0, 0, number]),
+        "decode": lambda number: decode(files[number], 3),
+        "draw the box": lambda number: transforms.random_resized_crop_box(
+            *images[number].shape[:2], rngs[number]
+        ),
+        "crop and resize": lambda n: transforms.fast_resize(crops[n], SIZE, SIZE, "bilinear"),
+        "(the same by Pillow)": lambda n: transforms.resize(crops[n], SIZE, SIZE, "bilinear"),
+        "flip, into the batch": flip_into_row,
+    }
+    print("\nmicroseconds of one core an image")
+    for name, stage in measured.items():
+        turns = []
+        for _ in range(REPEATS):
+            start = time.thread_time()
+            for number in range(IMAGES):
+                stage(number)
+            turns.append(time.thread_time() - start)
+        print(f"{name:38}{1e6 * statistics.median(turns) / IMAGES:8.0f}")
+
+
+@dataclasses.dataclass
+class Shard:
+    """What tfds says of a file of a split."""
+
+    filename: str
+    examples_in_shard: int
+    skip: int = 0
+    take: int = -1
+
+
+def resume(folder: Path) -> None:
+    """Opening a split and finding one's place, against reading the records before it."""
+    shards, records, length = 16, 250, 110_000
+    rng = np.random.default_rng(0)
+    made = []
+    for number in range(shards):
+        path = folder / f"{number}.tfrecord"
+        with path.open("wb") as file:
+            for _ in range(records):  # the checksums, which nobody reads, are left zero
+                file.write(struct.pack("<QI", length, 0) + rng.bytes(length) + bytes(4))
+        made.append(Shard(str(path), records))
+    count = shards * records
+
+    def opened() -> Records:
+        return Records(made, FORMATS["tfrecord"])
+
+    def resumed() -> None:
+        opened()
+
+    def read_all() -> None:
+        for shard in made:
+            with open(shard.filename, "rb") as file:
+                while header := file.read(12):
+                    file.read(struct.unpack("<QI", header)[0] + 4)
+
+    def shuffled() -> None:
+        pipeline.epoch_order.cache_clear()
+        pipeline.epoch_order(0, 0, IMAGENET)
+
+    def median(action: Callable[[], object]) -> float:
+        turns = []
+        for _ in range(REPEATS):
+            start = time.perf_counter()
+            action()
+            turns.append(time.perf_counter() - start)
+        return statistics.median(turns)
+
+    index, shuffle, reading = median(resumed), median(shuffled), median(read_all)
+    ours_ = index * IMAGENET / count + shuffle
+    theirs = reading * RESUMED_AT / count
+    print(f"\nto go on at example {RESUMED_AT:,} of {IMAGENET:,}, scaled from {count:,} records")
+    print(f"index the records {index * IMAGENET / count:.1f} s, shuffle {shuffle:.2f} s")
+    print(f"reading the raw records before it, from memory: {theirs:.1f} s ({ours_ / theirs:.3f})")
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = write_images(folder)
+        kilobytes = statistics.mean(map(len, files)) / 1e3
+        print(f"{IMAGES} JPEGs of 500x375 pixels, {kilobytes:.0f} kB each; {CORES} cores")
+        compare(folder, files)
+        stages(folder, files)
+    with tempfile.TemporaryDirectory() as name:
+        resume(Path(name))
+
+
+if __name__ == "__main__":
+    main()

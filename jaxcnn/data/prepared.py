@@ -1,0 +1,130 @@
+"""Splits of the datasets that tfds prepares."""
+
+from typing import Any
+
+import numpy as np
+
+from jaxcnn.data.records import FORMATS, Records
+from jaxcnn.data.tfds import keep_off_accelerators, tfds
+from jaxcnn.errors import UserError, suggest
+
+
+class PreparedSplit:
+    """A split of a tfds image-classification dataset; a :class:`jaxcnn.data.source.Source`."""
+
+    def __init__(self, builder: Any, split: str):
+        """Opens a split, in tfds's notation (``"train"``, ``"train[:90%]"``), of a prepared set.
+
+        Raises:
+            UserError: if there is no such split, the features are not one uint8 image and one
+                label, or the files are not those that the dataset's description speaks of.
+        """
+        name = builder.info.full_name
+        try:
+            info = builder.info.splits[split]
+        except (KeyError, ValueError) as error:
+            known = ", ".join(builder.info.splits)
+            raise UserError(
+                f"The dataset {name} has no split {split!r}; it has {known}, and parts of them "
+                f"such as 'train[:90%]' (config.train_split, config.eval.split)."
+            ) from error
+        features = builder.info.features
+        self._image_key, self._label_key = _supervised_keys(name, builder.info)
+        wanted = (self._image_key, self._label_key)
+        self._features = tfds.features.FeaturesDict({key: features[key] for key in wanted})
+        self._decoders = {self._image_key: tfds.decode.SkipDecoding()}
+        self._name = f"{name} {split}"
+        self.num_examples = info.num_examples
+        self.num_classes = features[self._label_key].num_classes
+        self.channels = features[self._image_key].shape[-1] or 3
+        open_file = FORMATS.get(builder.info.file_format.value)
+        if open_file is None:
+            raise UserError(
+                f"The dataset {name} is stored as {builder.info.file_format.value}, which has no "
+                f"reader here; prepare it as {' or '.join(FORMATS)}."
+            )
+        self._records = Records(info.file_instructions, open_file)
+
+    def read(self, number: int) -> tuple[bytes, int]:
+        """The encoded image and the label of an example."""
+        example = self._features.deserialize_example_np(
+            self._records[number], decoders=self._decoders
+        )
+        return example[self._image_key], int(example[self._label_key])
+
+    def where(self, number: int) -> str:
+        """Names an example."""
+        return f"example {number} of {self._name} ({self._records.where(number)})"
+
+
+def open_prepared(name: str, split: str | None, data_dir: str | None) -> PreparedSplit:
+    """Opens a split; see :func:`jaxcnn.data.source.open_source`."""
+    builder = _prepared_builder(name, data_dir)
+    if split is None:
+        # The labels of ImageNet's test split, and of others like it, are not published.
+        known = [name for name in ("validation", "test") if name in builder.info.splits]
+        if not known:
+            raise UserError(
+                f"The dataset {name!r} has neither a validation nor a test split; set "
+                f"--config.eval.split to a part of another, such as 'train[90%:]', and "
+                f"--config.train_split to the rest."
+            )
+        split = known[0]
+    return PreparedSplit(builder, split)
+
+
+def _prepared_builder(name: str, data_dir: str | None) -> Any:
+    try:
+        if name == "digits":
+            from jaxcnn.data.digits import Digits
+
+            builder = Digits(data_dir=data_dir)
+        else:
+            builder = tfds.builder(name, data_dir=data_dir)
+    except tfds.core.registered.DatasetNotFoundError as error:
+        known = ["digits", *tfds.list_builders(with_community_datasets=False)]
+        raise UserError(f"tfds has no dataset {name!r}; {suggest(name, known)}") from error
+    except (AssertionError, ValueError) as error:  # tfds's, for a version or variant it lacks
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"tfds cannot open the dataset {name!r}: {reason}") from error
+    if builder.is_prepared():
+        return builder
+
+    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+        raise UserError(
+            f"The dataset {name!r} is not prepared under {builder.data_dir_root}, and its files "
+            f"must be downloaded by hand: see 'ImageNet' in the README for preparing it with "
+            f"tfds, point --data_dir at a folder where it is prepared, or try ':digits' after "
+            f"the config file, which needs nothing."
+        )
+    keep_off_accelerators()
+    try:
+        builder.download_and_prepare()
+    except (OSError, tfds.download.DownloadError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise UserError(
+            f"The dataset {name!r} could not be prepared under {builder.data_dir_root} ({reason}); "
+            f"check the network, the disk and the permissions there, or choose another --data_dir."
+        ) from error
+    return builder
+
+
+def _supervised_keys(name: str, info: Any) -> tuple[str, str]:
+    """The image and the label that the dataset itself names, or else its only ones."""
+    features = info.features
+    images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
+    labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
+    named = info.supervised_keys or ()
+    if len(named) == 2 and named[0] in images and named[1] in labels:
+        images, labels = [named[0]], [named[1]]
+    if len(images) != 1 or len(labels) != 1:
+        raise UserError(
+            f"The dataset {name} is not one image and one label an example (its features are "
+            f"{', '.join(features)}); choose an image-classification dataset."
+        )
+    if features[images[0]].np_dtype != np.uint8:
+        raise UserError(
+            f"The images of the dataset {name} are {features[images[0]].np_dtype}, not uint8; "
+            f"choose another dataset."
+        )
+    return images[0], labels[0]

@@ -1,0 +1,219 @@
+"""Images in files of their own."""
+
+import csv
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from photos import image_file, jpeg, photo
+
+from jaxcnn.data.files import FileSplit
+from jaxcnn.data.images import BadImageError, decode, from_array
+from jaxcnn.data.series import gramian_angular_field, to_image
+from jaxcnn.data.source import open_source
+from jaxcnn.errors import UserError
+
+
+def tree(root: pathlib.Path, files: dict[str, bytes]) -> str:
+    """Writes files; gives the root as config.dataset has it."""
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return f"folder:{root}"
+
+
+def picture(seed: int) -> bytes:
+    return jpeg(photo(seed, 20 + seed, 30))
+
+
+ANIMALS = {
+    "train/cat/2.jpg": picture(2),
+    "train/cat/10.JPEG": picture(3),
+    "train/dog/deep/er/1.png": image_file(photo(4, 20, 30), "PNG"),
+    "train/emu/1.webp": image_file(photo(5, 20, 30), "WEBP"),
+    "train/emu/1.gif": image_file(photo(5, 20, 30), "GIF"),
+    "train/emu/1.bmp": image_file(photo(6, 20, 30), "BMP"),
+    "train/emu/.hidden.jpg": b"",
+    "train/emu/notes.txt": b"",
+    "train/README": b"",
+    "val/emu/7.jpg": picture(7),
+    "val/cat/8.jpg": picture(8),
+}
+
+
+def labels(source: FileSplit) -> list[int]:
+    return [source.read(number)[1] for number in range(source.num_examples)]
+
+
+def test_a_tree_is_torchvisions_image_folder(tmp_path):
+    source = open_source(tree(tmp_path, ANIMALS), "train")
+    reference = torchvision.datasets.ImageFolder(tmp_path / "train")
+    assert [(path, label) for path, label in reference.samples if "hidden" not in path] == [
+        (source.where(n), source.read(n)[1])
+        for n in range(source.num_examples)
+        if not source.where(n).endswith(".gif")  # which torchvision passes over
+    ]
+    assert source.num_classes == 3 and source.channels == 3
+    for n in range(source.num_examples):
+        assert decode(source.read(n)[0], 3).shape[1:] == (30, 3)
+
+
+def test_a_class_keeps_its_index_where_a_split_lacks_it(tmp_path):
+    source = open_source(tree(tmp_path, ANIMALS), None)
+    assert source.num_classes == 3
+    assert labels(source) == [0, 2]
+
+
+@pytest.mark.parametrize("name", ["val", "validation", "valid", "test"])
+def test_the_evaluation_split_goes_by_several_names(tmp_path, name):
+    files = {key.replace("val/", f"{name}/"): value for key, value in ANIMALS.items()}
+    assert open_source(tree(tmp_path, files), None).num_examples == 2
+
+
+def test_classes_that_are_numbers_are_in_their_order(tmp_path):
+    files = {f"train/{n}/1.jpg": picture(1) for n in (10, 9, 100)}
+    source = open_source(tree(tmp_path, files), "train")
+    of_class = {pathlib.Path(source.where(n)).parent.name: source.read(n)[1] for n in range(3)}
+    assert of_class == {"9": 0, "10": 1, "100": 2}
+
+
+def test_parts_of_a_split_are_disjoint_mixed_and_all_of_it(tmp_path):
+    files = {f"train/{c}/{n}.jpg": b"" for c in "ab" for n in range(50)}
+    dataset = tree(tmp_path, files)
+    parts = [open_source(dataset, split) for split in ("train[:90%]", "train[90%:]")]
+    assert [part.num_examples for part in parts] == [90, 10]
+    assert set(labels(parts[1])) == {0, 1}
+    names = [part.where(n) for part in parts for n in range(part.num_examples)]
+    assert sorted(names) == sorted(str(tmp_path / name) for name in files)
+    assert open_source(dataset, "train[:7]").num_examples == 7
+    assert open_source(dataset, "train[-7:]").num_examples == 7
+
+
+@pytest.mark.parametrize("headings", [True, False])
+def test_a_table_of_files_and_labels(tmp_path, headings):
+    tree(tmp_path, ANIMALS)
+    for split, rows in {
+        "train": [("train/cat/2.jpg", "a cat, sitting"), ("train/emu/1.bmp", "bird")],
+        "val": [("val/emu/7.jpg", "bird")],
+    }.items():
+        with (tmp_path / f"{split}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("file", "label")] * headings + rows)
+    train, val = (open_source(f"csv:{tmp_path}", split) for split in ("train", None))
+    assert (labels(train), labels(val)) == ([0, 1], [1])
+    assert decode(val.read(0)[0], 3).shape == (27, 30, 3)
+
+
+def test_arrays_are_images_too(tmp_path):
+    colour = photo(1, 6, 5).copy()
+    files = {
+        "colour.npy": colour,
+        "gray.npy": colour[..., 0],
+        "several.npy": np.stack([colour, colour[::-1]]),
+        "floating.npy": (colour / 255).astype(np.float32),
+    }
+    folder = tmp_path / "train" / "a"
+    folder.mkdir(parents=True)
+    for name, array in files.items():
+        np.save(folder / name, array)
+    tensor = torch.from_numpy(colour).permute(2, 0, 1)
+    torch.save(tensor, folder / "tensor.pt")
+    torch.save(torch.stack([tensor, tensor]), folder / "tensors.pt")
+    torch.save(tensor.contiguous() / 255, folder / "old.pt", _use_new_zipfile_serialization=False)
+    source = open_source(f"folder:{tmp_path}", "train")
+    assert source.num_examples == 9
+    for number in range(9):
+        name = source.where(number)
+        expected = colour
+        if name.endswith("gray.npy"):
+            expected = np.stack([colour[..., 0]] * 3, -1)
+        elif name.startswith("image 1 of") and name.endswith("several.npy"):
+            expected = colour[::-1]
+        image = from_array(source.read(number)[0], 3)
+        np.testing.assert_array_equal(image, expected, err_msg=name)
+
+
+def test_time_series_become_a_dataset(tmp_path):
+    (tmp_path / "train" / "sine").mkdir(parents=True)
+    series = np.sin(np.linspace(0, 6, 50) * np.arange(1, 5)[:, None])
+    np.save(tmp_path / "train" / "sine" / "all.npy", to_image(gramian_angular_field(series, 16)))
+    source = open_source(f"folder:{tmp_path}", "train")
+    assert source.num_examples == 4
+    assert from_array(source.read(3)[0], 1).shape == (16, 16, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.npy", b""),
+        ("a.npy", b"\x93NUMPY\x01\x00"),
+        ("a.pt", b"PK\x03\x04 and no more"),
+        ("a.pt", b""),
+    ],
+)
+def test_a_damaged_array_is_a_bad_image(tmp_path, name, content):
+    source = open_source(tree(tmp_path, {f"train/a/{name}": content}), "train")
+    with pytest.raises(BadImageError):
+        source.read(0)
+
+
+def test_a_file_that_has_gone_is_a_bad_image(tmp_path):
+    source = open_source(tree(tmp_path, ANIMALS), "train")
+    (tmp_path / "train/cat/2.jpg").unlink()
+    with pytest.raises(BadImageError, match="No such file"):
+        [source.read(n) for n in range(source.num_examples)]
+
+
+def test_nothing_that_a_tensors_file_says_is_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (pathlib.Path.touch, (tmp_path / "touched",))
+
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    torch.save(Evil(), tmp_path / "train" / "a" / "x.pt")
+    source = open_source(f"folder:{tmp_path}", "train")
+    with pytest.raises(BadImageError, match="could run code"):
+        source.read(0)
+    assert not (tmp_path / "touched").exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "split", "words"),
+    [
+        ({}, "train", "is not there; give folder:/path"),
+        ({"val/a/1.jpg": b""}, "train", "has no train; "),
+        ({"train/a/1.jpg": b""}, None, "none of val, validation, valid, test"),
+        ({"train/a/1.jpg": b""}, "trian", "has no trian; did you mean 'train'"),
+        ({"train/a/1.txt": b""}, "train", "no images in .*train"),
+        ({"train/a/1.jpg": b"", "val/b/1.jpg": b""}, None, "the class 'b', which train lacks"),
+    ],
+)
+def test_a_wrong_tree_is_told_in_a_sentence(tmp_path, files, split, words):
+    dataset = tree(tmp_path / "data", files)
+    with pytest.raises(UserError, match=words):
+        open_source(dataset, split)
+
+
+def test_a_table_of_three_columns_is_told_with_its_line(tmp_path):
+    (tmp_path / "train.csv").write_text("a.jpg,1\n\na.jpg,2,3\n")
+    with pytest.raises(UserError, match=r"Line 3 of .*train.csv has 3 columns"):
+        open_source(f"csv:{tmp_path}", "train")
+
+
+def test_files_need_no_tensorflow(tmp_path):
+    dataset = tree(tmp_path, ANIMALS)
+    code = (
+        "import sys\n"
+        "from jaxcnn.data import pipeline\n"
+        "from jaxcnn.data.source import open_source\n"
+        f"source = open_source({dataset!r}, 'train')\n"
+        "p = pipeline.EvalPreprocess(image_size=8, channels=3, crop='none', fit='resize')\n"
+        "(batch,) = pipeline.eval_batches(source, p, batch_size=6)\n"
+        "assert batch['mask'].sum() == 6\n"
+        "assert not {'tensorflow', 'tensorflow_datasets', 'torch'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
