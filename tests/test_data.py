@@ -178,13 +178,48 @@ def test_a_resumed_stream_goes_on_bit_for_bit(digits):
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
-def test_hosts_share_the_stream_of_one(digits, hosts):
-    parts = [train_stream(digits, process_index=i, process_count=hosts) for i in range(hosts)]
+@pytest.mark.parametrize("start_step", [0, 5])
+def test_hosts_share_the_stream_of_one(digits, hosts, start_step):
+    """Also where one host went so far: no example of the epoch is lost or seen twice."""
+    parts = [
+        train_stream(digits, process_index=i, process_count=hosts, start_step=start_step)
+        for i in range(hosts)
+    ]
     together = [
         {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
         for batches in zip(*parts, strict=True)
     ]
-    assert equal(together, train_stream(digits))
+    assert equal(together, train_stream(digits)[start_step:])
+
+
+class Recording:
+    """A source that keeps the numbers that were read."""
+
+    def __init__(self, source: Source):
+        self._source, self.read_numbers = source, []
+
+    def __getattr__(self, name):
+        return getattr(self._source, name)
+
+    def read(self, number: int):
+        self.read_numbers.append(number)
+        return self._source.read(number)
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+def test_a_host_reads_its_own_part_only(digits, hosts):
+    sources = [Recording(digits) for _ in range(hosts)]
+    for i, source in enumerate(sources):
+        train_stream(source, process_index=i, process_count=hosts, num_steps=14)
+    numbers = [source.read_numbers for source in sources]
+    assert {len(part) for part in numbers} == {1400 // hosts}
+    assert sorted(sum(numbers, [])) == sorted(pipeline.epoch_order(3, 0, 1438)[:1400])
+
+
+def test_a_resumed_stream_reads_nothing_that_it_skips(digits):
+    source = Recording(digits)
+    train_stream(source, start_step=10, num_steps=12)
+    assert len(source.read_numbers) == 200
 
 
 def test_an_epoch_shows_no_example_twice_and_epochs_differ():

@@ -30,6 +30,8 @@ SMALLEST = {
     "squeezenet1_1": 17,
     "vgg11": 32,
 }
+# Of those the ones that take long to trace.
+DEEP = {"convnext_tiny", "densenet121", "inception_v3"}
 
 
 def shapes(name: str, channels: int = 3, **kwargs):
@@ -115,7 +117,7 @@ def test_input_channels_follow_the_input_and_classes_the_argument(name):
 @pytest.mark.parametrize(
     ("name", "smallest"),
     [
-        pytest.param(*case, marks=[pytest.mark.slow] * (case[0] in ("densenet121", "inception_v3")))
+        pytest.param(*case, marks=[pytest.mark.slow] * (case[0] in DEEP))
         for case in sorted(SMALLEST.items())
     ],
 )

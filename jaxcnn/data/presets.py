@@ -11,9 +11,6 @@ Channels = tuple[float, ...]
 TRAIN_CROPS = ("random_resized_crop", "pad_and_crop", "none")
 EVAL_CROPS = ("resize_and_center_crop", "none")
 FITS = ("resize", "pad")
-INTERPOLATIONS = ("bilinear", "bicubic")
-POLICIES = ("none", "rand_augment", "trivial_augment_wide")
-CROPS = (1, 10)
 
 
 @dataclasses.dataclass(frozen=True)

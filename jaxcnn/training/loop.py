@@ -215,7 +215,8 @@ def _pmap(step: Callable[..., Any], **kwargs: Any) -> Callable[..., Any]:
 def _augmentation(config: ConfigDict) -> Augmentation:
     """What the config has the devices do."""
     names = [field.name for field in dataclasses.fields(Augmentation)]
-    return Augmentation(**{name: config.augment[name] for name in names})
+    values = {name: config.augment[name] for name in names}
+    return Augmentation(**values | {"color_jitter": tuple(values["color_jitter"])})
 
 
 def _means(metrics: list[Any]) -> dict[str, float]:

@@ -12,7 +12,9 @@ from ml_collections import ConfigDict
 
 from jaxcnn import models
 from jaxcnn.convert.pretrained import needed_arguments
-from jaxcnn.data.presets import CROPS, EVAL_CROPS, FITS, INTERPOLATIONS, POLICIES, TRAIN_CROPS
+from jaxcnn.data.policies import POLICIES
+from jaxcnn.data.presets import EVAL_CROPS, FITS, TRAIN_CROPS
+from jaxcnn.data.transforms import INTERPOLATIONS
 from jaxcnn.errors import UserError
 from jaxcnn.models.classifier import Classifier
 from jaxcnn.training.optimizer import SCHEDULES
@@ -33,11 +35,11 @@ _FREE_KEYS = {
 
 _CHOICES = {
     "augment.crop": TRAIN_CROPS,
-    "augment.policy": POLICIES,
+    "augment.policy": ("none", *POLICIES),
     "eval.crop": EVAL_CROPS,
-    "eval.crops": CROPS,
+    "eval.crops": (1, 10),
     "fit": FITS,
-    "interpolation": INTERPOLATIONS,
+    "interpolation": tuple(INTERPOLATIONS),
     "channels": (None, 1, 3),
     "schedule": SCHEDULES,
     "dtype": ("float32", "bfloat16"),
