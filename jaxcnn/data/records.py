@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxcnn.errors import UserError
 
-_SCAN_THREADS = 16
+_SCAN_THREADS = 4  # more would hide the latency of a network, but wait for each other's Python
 
 
 class RecordFile(Protocol):
