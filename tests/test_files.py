@@ -151,6 +151,8 @@ def test_time_series_become_a_dataset(tmp_path):
     [
         ("a.npy", b""),
         ("a.npy", b"\x93NUMPY\x01\x00"),
+        ("a.npy", b"\x93NUMPY\x01\x00\x10\x00{'descr': (((((("),
+        ("a.npy", b"PK\x05\x06" + bytes(18)),
         ("a.pt", b"PK\x03\x04 and no more"),
         ("a.pt", b""),
     ],
@@ -185,10 +187,15 @@ def test_nothing_that_a_tensors_file_says_is_run(tmp_path):
     ("files", "split", "words"),
     [
         ({}, "train", "is not there; give folder:/path"),
+        ({"train": b""}, "train", "cannot be read .*Not a directory"),
+        ({"train/a/1.jpg": b""}, "", "no split ''"),
+        ({"train/a/1.jpg": b""}, "train[%:]", "no split"),
+        ({"train/a/1.jpg": b""}, "../train", "no split"),
+        ({"train/a/1.jpg": b""}, "train[5:]", "no images"),
         ({"val/a/1.jpg": b""}, "train", "has no train; "),
         ({"train/a/1.jpg": b""}, None, "none of val, validation, valid, test"),
         ({"train/a/1.jpg": b""}, "trian", "has no trian; did you mean 'train'"),
-        ({"train/a/1.txt": b""}, "train", "no images in .*train"),
+        ({"train/a/1.txt": b""}, "train", "no images in 'train'"),
         ({"train/a/1.jpg": b"", "val/b/1.jpg": b""}, None, "the class 'b', which train lacks"),
     ],
 )
@@ -196,6 +203,45 @@ def test_a_wrong_tree_is_told_in_a_sentence(tmp_path, files, split, words):
     dataset = tree(tmp_path / "data", files)
     with pytest.raises(UserError, match=words):
         open_source(dataset, split)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("é.jpg,1\n".encode("latin-1"), "UTF-8"), (b"1.jpg," + b"1" * 200_000, "field larger")],
+)
+def test_a_table_that_cannot_be_read_is_told(tmp_path, content, words):
+    (tmp_path / "train.csv").write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        open_source(f"csv:{tmp_path}", "train")
+
+
+def test_what_is_not_there_does_not_change_the_classes(tmp_path):
+    (tmp_path / "train.csv").write_text("file,label\nmissing.png,7\n2.png,10\n3.png,9\n")
+    source = open_source(f"csv:{tmp_path}", "train")
+    assert (source.num_examples, source.num_classes) == (3, 3)
+    (tmp_path / "train.csv").write_text("missing.png,7\n2.png,10\n")
+    assert open_source(f"csv:{tmp_path}", "train").num_examples == 2
+
+
+def test_links_in_a_circle_and_to_nowhere_and_hidden_folders(tmp_path):
+    dataset = tree(tmp_path, ANIMALS | {"train/.checkpoints/1.jpg": b""})
+    (tmp_path / "train" / "cat" / "again").symlink_to(tmp_path / "train" / "cat")
+    (tmp_path / "train" / "cat" / "gone.npy").symlink_to(tmp_path / "nowhere")
+    source = open_source(dataset, "train")
+    assert (source.num_examples, source.num_classes) == (7, 3)
+
+
+@pytest.mark.parametrize("dataset", ["/data/images", "./images", "~/images", "folders:/data"])
+def test_a_path_alone_is_told_its_notation(dataset):
+    with pytest.raises(UserError, match="folder:/path or csv:/path"):
+        open_source(dataset, "train")
+
+
+def test_datasets_of_the_same_files_have_the_same_digest(tmp_path):
+    sources = []
+    for name, files in (("a", ANIMALS), ("b", ANIMALS), ("c", ANIMALS | {"train/cat/3.jpg": b""})):
+        sources.append(open_source(tree(tmp_path / name, files), "train"))
+    assert sources[0].digest == sources[1].digest != sources[2].digest
 
 
 def test_a_table_of_three_columns_is_told_with_its_line(tmp_path):

@@ -145,6 +145,40 @@ def test_damaged_files_are_images_or_refused(encoded, changes, length):
     assert pixels.dtype == np.uint8 and pixels.shape[2] == 3
 
 
+def header_of_a_jpeg_of(height: int, width: int) -> bytes:
+    encoded = bytearray(jpeg(photo(1, 16, 16)))
+    place = encoded.index(b"\xff\xc0") + 5
+    encoded[place : place + 4] = struct.pack(">HH", height, width)
+    return bytes(encoded)
+
+
+def test_an_image_that_would_fill_the_memory_is_refused_before_it_does():
+    with pytest.raises(BadImageError, match="decompression bomb"):
+        images.decode(header_of_a_jpeg_of(65500, 65500), 3)
+    thin = np.zeros((1, 20_000, 3), np.uint8)
+    with pytest.raises(BadImageError, match="resized to 256x5120000 pixels"):
+        transforms.resize_shorter(thin, 256)
+
+
+def test_floating_pictures_are_of_0_to_1():
+    values = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
+    encoded = image_file(Image.fromarray(values), "TIFF")
+    np.testing.assert_array_equal(images.decode(encoded, 1)[..., 0], np.round(values * 255))
+    with pytest.raises(BadImageError, match="outside 0 to 1"):
+        images.decode(image_file(Image.fromarray(255 * values), "TIFF"), 1)
+
+
+def test_integers_of_more_than_sixteen_bits_are_refused():
+    values = np.arange(12, dtype=np.int32).reshape(3, 4) * 40_000
+    with pytest.raises(BadImageError, match="65535"):
+        images.decode(image_file(Image.fromarray(values), "TIFF"), 1)
+
+
+def test_formats_that_other_programs_would_read_are_refused():
+    with pytest.raises(BadImageError, match="it is no image"):
+        images.decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", 3)
+
+
 def test_arrays_are_images():
     colour = photo(3, 5, 7)
     np.testing.assert_array_equal(images.from_array(colour, 3), colour)

@@ -274,7 +274,6 @@ def test_a_folder_of_images_with_every_augmentation(train, folder, tmp_path):
         f"--config=configs/lenet5.py:folder:{folder}",
         "--config.num_epochs=2",
         "--config.batch_size=10",
-        "--config.max_skipped=0.2",
         *EVERYTHING,
         f"--workdir={workdir}",
     )
@@ -294,12 +293,36 @@ def test_too_many_bad_images_stop_the_run(train, folder, tmp_path):
     result = train(
         f"--config=configs/lenet5.py:folder:{folder}",
         "--config.batch_size=10",
+        "--config.max_skipped=0",
         f"--workdir={tmp_path / 'run'}",
     )
     assert result.returncode == 2
-    last = result.stderr.splitlines()[-1]
-    assert last.startswith("train.py: 1 of 30 images could not be decoded, the last of them ")
-    assert "4.jpg" in last and "config.max_skipped" in last
+    first, last = result.stderr.splitlines()
+    assert first.startswith("Skipped ") and "4.jpg: " in first
+    assert last.startswith("train.py: 1 of the 30 training images could not be decoded; ")
+    assert "config.max_skipped" in last
+
+
+@pytest.mark.slow
+def test_too_many_bad_images_of_one_process_stop_all(folder, data_dir, tmp_path):
+    port = free_port()
+    processes = [
+        start_train(
+            f"--config=configs/lenet5.py:folder:{folder}",
+            "--config.batch_size=10",
+            "--config.max_skipped=0",
+            f"--workdir={tmp_path / 'run'}",
+            f"--coordinator_address=localhost:{port}",
+            "--num_processes=2",
+            f"--process_id={number}",
+            data_dir=data_dir,
+        )
+        for number in range(2)
+    ]
+    for process in processes:
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 2
+        assert "1 of the 30 training images could not be decoded" in stderr
 
 
 @pytest.mark.slow

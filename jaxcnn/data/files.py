@@ -24,17 +24,20 @@ import csv
 import functools
 import os
 import re
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from jaxcnn.convert.checkpoint import load_tensor
-from jaxcnn.convert.unpickler import CheckpointError
 from jaxcnn.data.images import BadImageError
 from jaxcnn.errors import UserError, suggest
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif"),
+    *(".ppm", ".pgm", ".tif", ".tiff", ".avif"),
+)
 ARRAY_SUFFIXES = (".npy", ".pt")
 TRAIN = "train"
 EVALUATION = ("val", "validation", "valid", "test")
@@ -50,22 +53,27 @@ class FileSplit:
         files: (file, class, which of the images in the file) of each example; None: the file is
             one image.
         num_classes: how many classes there are.
+        root: of the dataset.
     """
 
     channels = 3
 
-    def __init__(self, files: list[tuple[Path, int, int | None]], num_classes: int):
+    def __init__(self, files: list[tuple[Path, int, int | None]], num_classes: int, root: Path):
         self._files = files
         self.num_examples = len(files)
         self.num_classes = num_classes
+        self.digest = 0
+        for path, label, part in files:
+            name = f"{os.path.relpath(path, root)} {label} {part}"
+            self.digest = zlib.crc32(name.encode("utf-8", "surrogateescape"), self.digest)
 
     def read(self, number: int) -> tuple[bytes | np.ndarray, int]:
         """The image, encoded or as an array, and the class of an example."""
         path, label, part = self._files[number]
+        if path.suffix.lower() in ARRAY_SUFFIXES:
+            array = _open_array(path)
+            return np.asarray(array if part is None else array[part]), label
         try:
-            if path.suffix.lower() in ARRAY_SUFFIXES:
-                array = _open_array(path)
-                return np.asarray(array if part is None else array[part]), label
             return path.read_bytes(), label
         except OSError as error:
             raise BadImageError(error.strerror or str(error)) from error
@@ -89,13 +97,24 @@ def open_files(kind: str, path: str, split: str | None) -> FileSplit:
     Raises:
         UserError: if there is no such split, it is empty, or has a class that training lacks.
     """
-    root = Path(path).expanduser()
     read, name_of = _KINDS[kind]
-    if not root.is_dir():
+    root = Path(os.path.expanduser(path))
+    if not path or not root.is_dir():
         raise UserError(
-            f"The folder {root} of config.dataset is not there; give {kind}:/path of a folder "
+            f"The folder {path!r} of config.dataset is not there; give {kind}:/path of a folder "
             f"that holds {name_of(TRAIN)} and {name_of(EVALUATION[0])}."
         )
+    try:
+        return _open_split(root, read, name_of, split)
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise UserError(
+            f"The dataset {root} cannot be read ({error}); it must be {_MEANING[kind]}."
+        ) from error
+
+
+def _open_split(
+    root: Path, read: Callable[[Path], Table], name_of: Callable[[str], str], split: str | None
+) -> FileSplit:
     if split is None:
         there = [name for name in EVALUATION if (root / name_of(name)).exists()]
         if not there:
@@ -105,19 +124,19 @@ def open_files(kind: str, path: str, split: str | None) -> FileSplit:
                 f"'train[90%:]', and --config.train_split to the rest."
             )
         split = there[0]
-    match = re.fullmatch(r"(.+?)(?:\[(-?\d*%?):(-?\d*%?)\])?", split)
-    name, begin, end = match.groups()
+    match = re.fullmatch(r"([^][/]+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", split)
+    if match is None or match[1] == "..":
+        raise UserError(
+            f"There is no split {split!r}; give the name of one, or a part such as 'train[:90%]' "
+            f"or 'train[100:]' (config.train_split, config.eval.split)."
+        )
+    name = match[1]
     for needed in (TRAIN, name):
         if not (root / name_of(needed)).exists():
             known = sorted(p.stem for p in root.iterdir() if name_of(p.stem) == p.name)
             raise UserError(f"The folder {root} has no {name_of(needed)}; {suggest(needed, known)}")
     classes = _classes(read(root / name_of(TRAIN)))
     table = read(root / name_of(name))
-    if not table:
-        raise UserError(
-            f"There are no images in {root / name_of(name)}; it must hold "
-            f"{'a folder of images for each class' if kind == 'folder' else 'file,label lines'}."
-        )
     unknown = sorted({label for _, label in table} - classes.keys())
     if unknown:
         raise UserError(
@@ -125,21 +144,31 @@ def open_files(kind: str, path: str, split: str | None) -> FileSplit:
             f"{suggest(unknown[0], classes)}"
         )
     files = [(file, classes[label], part) for file, label in table for part in _images_in(file)]
-    if begin is not None:
-        files = _part(files, begin, end)
-    return FileSplit(files, len(classes))
+    if "[" in split:
+        files = _part(files, match[2], match[3])
+    if not files:
+        raise UserError(f"There are no images in {split!r} of {root}; give it some.")
+    return FileSplit(files, len(classes), root)
 
 
 def _read_tree(folder: Path) -> Table:
     suffixes = (*IMAGE_SUFFIXES, *ARRAY_SUFFIXES)
+
+    def stop(error: OSError) -> None:
+        raise error
+
     table = []
-    for label in sorted(p.name for p in folder.iterdir() if p.is_dir()):
-        for where, folders, names in os.walk(folder / label, followlinks=True):
-            folders.sort()
+    for label in sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != "."):
+        seen = set()  # links may lead in a circle
+        for where, folders, names in os.walk(folder / label, onerror=stop, followlinks=True):
+            seen.add(os.path.realpath(where))
+            folders[:] = sorted(
+                f for f in folders if os.path.realpath(os.path.join(where, f)) not in seen
+            )
             table += [
                 (Path(where, name), label)
                 for name in sorted(names)
-                if name.lower().endswith(suffixes) and not name.startswith(".")
+                if name.lower().endswith(suffixes) and name[0] != "."
             ]
     return table
 
@@ -154,15 +183,17 @@ def _read_csv(path: Path) -> Table:
                 f"and its label."
             )
     table = [(path.parent / file.strip(), label.strip()) for _, (file, label) in rows]
-    # A first line whose file is not there, where the second's is: headings.
-    if len(table) > 1 and not table[0][0].exists() and table[1][0].exists():
-        return table[1:]
-    return table
+    headings = table and table[0][0].suffix.lower() not in (*IMAGE_SUFFIXES, *ARRAY_SUFFIXES)
+    return table[1:] if headings else table
 
 
 _KINDS: dict[str, tuple[Callable[[Path], Table], Callable[[str], str]]] = {
     "folder": (_read_tree, "{}".format),
     "csv": (_read_csv, "{}.csv".format),
+}
+_MEANING = {
+    "folder": "a tree of readable folders, one a class in each split",
+    "csv": "tables of file,label in UTF-8, one a split",
 }
 
 
@@ -188,21 +219,23 @@ def _open_array(path: Path) -> np.ndarray:
     """A view of the file: ``[H, W]``, ``[H, W, C]`` or ``[N, H, W, C]``."""
     try:
         if path.suffix.lower() == ".npy":
-            return np.load(path, mmap_mode="r", allow_pickle=False)
+            return np.lib.format.open_memmap(path, mode="r")
         tensor = load_tensor(path)
-    except (ValueError, EOFError, CheckpointError) as error:
-        raise BadImageError(str(error)) from error
+    except OSError as error:
+        raise BadImageError(error.strerror or str(error)) from error
+    except Exception as error:  # numpy raises whatever it trips over in a damaged header
+        raise BadImageError(str(error) or type(error).__name__) from error
     return np.moveaxis(tensor, -3, -1) if tensor.ndim in (3, 4) else tensor
 
 
 def _part(
-    files: list[tuple[Path, int, int | None]], begin: str, end: str
+    files: list[tuple[Path, int, int | None]], begin: str | None, end: str | None
 ) -> list[tuple[Path, int, int | None]]:
     # In the order of the folders a part would have some of the classes only.
     order = np.random.default_rng(0).permutation(len(files))
 
-    def place(text: str) -> int | None:
-        if not text:
+    def place(text: str | None) -> int | None:
+        if text is None:
             return None
         return round(int(text[:-1]) / 100 * len(files)) if text.endswith("%") else int(text)
 

@@ -8,13 +8,19 @@ import io
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 _JPEG = b"\xff\xd8\xff"
 # Pillow's modes of 1 channel and of 3.
 MODES = {1: "L", 3: "RGB"}
 _JPEG_SPACES = {1: ("Gray",), 3: ("Gray", "YCbCr", "RGB")}
 _TURBO = {1: "GRAY", 3: "RGB"}
+# Not all that Pillow reads: some it hands to other programs.
+_WANTED = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "PPM", "TIFF", "AVIF")
+Image.init()  # or Pillow knows the commonest only
+_FORMATS = [name for name in _WANTED if name in Image.OPEN]
+# From which on Pillow refuses an image, for it might be made to fill the memory.
+MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
 
 
 class BadImageError(Exception):
@@ -22,7 +28,7 @@ class BadImageError(Exception):
 
 
 def decode(encoded: bytes, channels: int) -> np.ndarray:
-    """Decodes a JPEG, PNG, WebP, BMP or GIF (its first frame), whatever its name said.
+    """Decodes a JPEG, PNG, WebP, BMP, GIF (its first frame), ..., whatever its name said.
 
     As torchvision's loader does: ``Image.open(file).convert("RGB")``. So a CMYK image is converted,
     transparency dropped and a palette resolved; the orientation in EXIF is ignored. Beyond that,
@@ -36,23 +42,36 @@ def decode(encoded: bytes, channels: int) -> np.ndarray:
         ``[H, W, channels]`` uint8.
 
     Raises:
-        BadImageError: if it is no image, damaged or cut short.
+        BadImageError: if it is no image, damaged, cut short, or of more than 179 million pixels.
     """
     if encoded.startswith(_JPEG):
         try:
-            space = simplejpeg.decode_jpeg_header(encoded)[2]
-            if space in _JPEG_SPACES[channels]:
+            height, width, space, _ = simplejpeg.decode_jpeg_header(encoded)
+            if height * width <= MAX_PIXELS and space in _JPEG_SPACES[channels]:
                 return simplejpeg.decode_jpeg(encoded, _TURBO[channels])
         except ValueError:
             pass  # cut short, or merely odd: Pillow knows
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            return from_pillow(_eight_bits(image).convert(MODES[channels]))
-    except MemoryError:
+        with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
+            if image.mode[0] in "IF":
+                return from_array(_of_more_bits(image), channels)
+            return from_pillow(image.convert(MODES[channels]))
+    except UnidentifiedImageError as error:
+        raise BadImageError("it is no image" if encoded else "it is empty") from error
+    except (BadImageError, MemoryError):
         raise
     except Exception as error:  # of a damaged file Pillow raises whatever its parsers trip over
-        reason = "it is empty" if not encoded else str(error) or type(error).__name__
-        raise BadImageError(reason) from error
+        raise BadImageError(str(error) or type(error).__name__) from error
+
+
+def _of_more_bits(image: Image.Image) -> np.ndarray:
+    """Gray values of 16 bits as uint8 ``[H, W]``; floating ones as they are."""
+    values = np.asarray(image)
+    if image.mode == "F":
+        return values
+    if values.min() < 0 or values.max() > 65535:
+        raise BadImageError("it has values outside 0 to 65535")
+    return (values >> 8).astype(np.uint8)
 
 
 def to_pillow(pixels: np.ndarray) -> Image.Image:
@@ -64,13 +83,6 @@ def from_pillow(image: Image.Image) -> np.ndarray:
     """Pillow's image as pixels ``[H, W, C]`` uint8."""
     pixels = np.asarray(image)
     return pixels[..., None] if pixels.ndim == 2 else pixels
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    if not image.mode.startswith("I"):
-        return image
-    values = np.asarray(image).astype(np.int64)
-    return Image.fromarray((values >> 8 if values.max() > 255 else values).astype(np.uint8))
 
 
 def from_array(array: np.ndarray, channels: int) -> np.ndarray:

@@ -25,7 +25,6 @@ from jaxcnn.data import transforms
 from jaxcnn.data.images import BadImageError, decode, from_array, from_pillow, to_pillow
 from jaxcnn.data.policies import POLICIES
 from jaxcnn.data.source import Source
-from jaxcnn.errors import UserError
 
 T = TypeVar("T")
 Batch = dict[str, np.ndarray]
@@ -121,43 +120,25 @@ Preprocess = TrainPreprocess | EvalPreprocess
 
 
 class Skips:
-    """The bad images of a split: each is told of once, and too many are an error.
+    """The bad images of a split that this host has met; each is told of once.
 
     Args:
         source: the split.
-        max_skipped: the part of its examples that may be skipped.
         tell: is given a sentence about each.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        max_skipped: float = 1.0,
-        tell: Callable[[str], None] = lambda sentence: None,
-    ):
-        self._source, self._max, self._tell = source, max_skipped, tell
+    def __init__(self, source: Source, tell: Callable[[str], None] = lambda sentence: None):
+        self._source, self._tell = source, tell
         self._seen: set[int] = set()
         self._lock = threading.Lock()
 
     def add(self, number: int, reason: str) -> None:
-        """Notes that an example is skipped.
-
-        Raises:
-            UserError: if it is one too many.
-        """
+        """Notes that an example is skipped."""
         with self._lock:
-            if number in self._seen:
-                return
+            known = number in self._seen
             self._seen.add(number)
-            bad, all_ = len(self._seen), self._source.num_examples
-        where = self._source.where(number)
-        self._tell(f"Skipped {where}: {reason.rstrip('.')}.")
-        if bad > self._max * all_:
-            raise UserError(
-                f"{bad} of {all_} images could not be decoded, the last of them {where} "
-                f"({reason.rstrip('.')}); mend or remove the files, or raise config.max_skipped "
-                f"({self._max})."
-            )
+        if not known:
+            self._tell(f"Skipped {self._source.where(number)}: {reason.rstrip('.')}.")
 
 
 @functools.lru_cache(maxsize=2)
@@ -184,7 +165,7 @@ def train_batches(
 
     An epoch is ``num_examples // batch_size`` steps; the examples left over are others every
     epoch. In place of an image that cannot be decoded comes another, drawn from (seed, epoch,
-    example).
+    example); a black one, if that happens a hundred times in turn.
 
     Args:
         source: the examples.
@@ -218,10 +199,8 @@ def train_batches(
                 return
             substitutes = substitutes or np.random.default_rng([seed, epoch, number, 1])
             number = int(substitutes.integers(source.num_examples))
-        raise UserError(
-            f"{_MAX_REPLACEMENTS} images drawn in turn could not be decoded, the last of them "
-            f"{source.where(number)}; mend the files."
-        )
+        batch["image"][row], batch["label"][row] = 0, 0
+        batch["skipped"][row] = _MAX_REPLACEMENTS
 
     columns = {"skipped": np.int32}
     steps = range(start_step, num_steps)

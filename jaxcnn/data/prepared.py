@@ -1,9 +1,13 @@
 """Splits of the datasets that tfds prepares."""
 
+import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
+from jaxcnn.data.images import BadImageError
 from jaxcnn.data.records import FORMATS, Records
 from jaxcnn.data.tfds import keep_off_accelerators, tfds
 from jaxcnn.errors import UserError, suggest
@@ -37,6 +41,7 @@ class PreparedSplit:
         self.num_examples = info.num_examples
         self.num_classes = features[self._label_key].num_classes
         self.channels = features[self._image_key].shape[-1] or 3
+        self.digest = zlib.crc32(f"{self._name} {self.num_examples}".encode())
         open_file = FORMATS.get(builder.info.file_format.value)
         if open_file is None:
             raise UserError(
@@ -47,9 +52,12 @@ class PreparedSplit:
 
     def read(self, number: int) -> tuple[bytes, int]:
         """The encoded image and the label of an example."""
-        example = self._features.deserialize_example_np(
-            self._records[number], decoders=self._decoders
-        )
+        try:
+            example = self._features.deserialize_example_np(
+                self._records[number], decoders=self._decoders
+            )
+        except (DecodeError, KeyError, ValueError) as error:
+            raise BadImageError("its record is damaged") from error
         return example[self._image_key], int(example[self._label_key])
 
     def where(self, number: int) -> str:
@@ -57,9 +65,18 @@ class PreparedSplit:
         return f"example {number} of {self._name} ({self._records.where(number)})"
 
 
-def open_prepared(name: str, split: str | None, data_dir: str | None) -> PreparedSplit:
-    """Opens a split; see :func:`jaxcnn.data.source.open_source`."""
-    builder = _prepared_builder(name, data_dir)
+def open_prepared(
+    name: str, split: str | None, data_dir: str | None, others: Sequence[str] = ()
+) -> PreparedSplit:
+    """Opens a split; see :func:`jaxcnn.data.source.open_source`.
+
+    Args:
+        name: of a tfds dataset, or ``"digits"``.
+        split: in tfds's notation.
+        data_dir: where prepared datasets are.
+        others: what else a user may have meant.
+    """
+    builder = _prepared_builder(name, data_dir, others)
     if split is None:
         # The labels of ImageNet's test split, and of others like it, are not published.
         known = [name for name in ("validation", "test") if name in builder.info.splits]
@@ -73,7 +90,7 @@ def open_prepared(name: str, split: str | None, data_dir: str | None) -> Prepare
     return PreparedSplit(builder, split)
 
 
-def _prepared_builder(name: str, data_dir: str | None) -> Any:
+def _prepared_builder(name: str, data_dir: str | None, others: Sequence[str]) -> Any:
     try:
         if name == "digits":
             from jaxcnn.data.digits import Digits
@@ -82,7 +99,7 @@ def _prepared_builder(name: str, data_dir: str | None) -> Any:
         else:
             builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.registered.DatasetNotFoundError as error:
-        known = ["digits", *tfds.list_builders(with_community_datasets=False)]
+        known = ["digits", *others, *tfds.list_builders(with_community_datasets=False)]
         raise UserError(f"tfds has no dataset {name!r}; {suggest(name, known)}") from error
     except (AssertionError, ValueError) as error:  # tfds's, for a version or variant it lacks
         reason = str(error).strip().splitlines()[0]

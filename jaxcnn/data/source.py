@@ -8,8 +8,11 @@ from typing import Protocol
 
 import numpy as np
 
+from jaxcnn.errors import UserError
+
 # What stands before the path of images that tfds knows nothing of: folder:/path, csv:/path.
 FILE_KINDS = ("folder", "csv")
+_NOTATION = [f"{kind}:/path" for kind in FILE_KINDS]
 
 
 class Source(Protocol):
@@ -19,11 +22,13 @@ class Source(Protocol):
         num_examples: how many examples the split has.
         num_classes: how many classes the dataset has.
         channels: of its images (3 where the dataset does not say).
+        digest: of what the examples are; equal on all hosts of a run.
     """
 
     num_examples: int
     num_classes: int
     channels: int
+    digest: int
 
     def read(self, number: int) -> tuple[bytes | np.ndarray, int]:
         """The image and the label of an example.
@@ -61,10 +66,15 @@ def open_source(name: str, split: str | None, data_dir: str | None = None) -> So
             when preparing fails.
     """
     kind, colon, path = name.partition(":")
+    if name.startswith(("/", "~", ".")) or (colon and kind not in FILE_KINDS and "/" in path):
+        raise UserError(
+            f"config.dataset is {name!r}; images in files are {' or '.join(_NOTATION)}, all else "
+            f"is a name of tfds's."
+        )
     if colon and kind in FILE_KINDS:
         from jaxcnn.data.files import open_files
 
         return open_files(kind, path, split)
     from jaxcnn.data.prepared import open_prepared
 
-    return open_prepared(name, split, data_dir)
+    return open_prepared(name, split, data_dir, others=_NOTATION)

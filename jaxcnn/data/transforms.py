@@ -10,7 +10,7 @@ import numpy as np
 from cykooz_resizer import FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
 from PIL import Image
 
-from jaxcnn.data.images import from_pillow, to_pillow
+from jaxcnn.data.images import MAX_PIXELS, BadImageError, from_pillow, to_pillow
 
 # torchvision.transforms.RandomResizedCrop's defaults.
 AREA = (0.08, 1.0)
@@ -92,10 +92,18 @@ def resize(image: np.ndarray, height: int, width: int, interpolation: str) -> np
 
 
 def resize_shorter(image: np.ndarray, size: int, interpolation: str = "bilinear") -> np.ndarray:
-    """``torchvision.transforms.Resize(size)``: the shorter side comes to ``size`` pixels."""
-    height, width = image.shape[:2]
-    shorter = min(height, width)
-    return resize(image, int(size * height / shorter), int(size * width / shorter), interpolation)
+    """``torchvision.transforms.Resize(size)``: the shorter side comes to ``size`` pixels.
+
+    Raises:
+        BadImageError: if the longer side becomes too long for any memory.
+    """
+    shorter = min(image.shape[:2])
+    height, width = (int(size * length / shorter) for length in image.shape[:2])
+    if height * width > MAX_PIXELS:
+        raise BadImageError(
+            f"its sides are so unequal that it would be resized to {height}x{width} pixels"
+        )
+    return resize(image, height, width, interpolation)
 
 
 def center_crop(image: np.ndarray, size: int) -> np.ndarray:

@@ -127,3 +127,13 @@ def sum_of_all(number: int) -> int:
     if is_alone():
         return number
     return int(np.sum(multihost_utils.process_allgather(np.array(number))))
+
+
+def check_equal(number: int, refusal: str) -> None:
+    """Checks that a number is the same on every process; every process must ask.
+
+    Raises:
+        UserError: the refusal, on all of them, if it is not.
+    """
+    if not is_alone() and len(set(multihost_utils.process_allgather(np.array(number)).flat)) > 1:
+        raise UserError(refusal)

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxcnn.data import pipeline
 from jaxcnn.data.source import Source, open_source
+from jaxcnn.errors import UserError
 from jaxcnn.training import distributed
 from jaxcnn.training.request import AXIS
 
@@ -47,10 +48,15 @@ class Inputs:
 
         # The first process prepares the dataset if need be.
         self.train, self.evaluation = distributed.first_then_all("dataset", both)
+        distributed.check_equal(
+            (self.train.digest ^ self.evaluation.digest) % 2**31,  # JAX's integers end there
+            f"The processes do not find the same examples in {config.dataset}; give all of them "
+            f"the same files.",
+        )
         self.channels = config.channels or self.train.channels
         self._config = config
-        self._train_skips = pipeline.Skips(self.train, config.max_skipped, tell)
-        self._eval_skips = pipeline.Skips(self.evaluation, config.max_skipped, tell)
+        self._train_skips = pipeline.Skips(self.train, tell)
+        self._eval_skips = pipeline.Skips(self.evaluation, tell)
         self._hosts = {
             "process_index": jax.process_index(),
             "process_count": jax.process_count(),
@@ -106,27 +112,54 @@ class Inputs:
         batches = self._in_order(self.evaluation, crops, self._eval_skips, **self._hosts)
         return pipeline.in_background(map(_on_devices, batches), _AHEAD)
 
-    def mean_image(self, workdir: Path) -> np.ndarray:
+    def check_skipped(self, source: Source, skipped: int) -> None:
+        """Checks that not too many images were bad; all hosts must know the same number.
+
+        Args:
+            source: their split.
+            skipped: how many were, in one epoch over all hosts.
+
+        Raises:
+            UserError: if that is more than ``config.max_skipped`` of the split, rounded up.
+        """
+        most = self._config.max_skipped
+        if skipped > math.ceil(most * source.num_examples):
+            split = "training" if source is self.train else "evaluation"
+            raise UserError(
+                f"{skipped} of the {source.num_examples} {split} images could not be decoded; "
+                f"mend or remove the files that are named above, or raise config.max_skipped "
+                f"({most})."
+            )
+
+    def mean_image(self, workdir: Path, *, begun: bool) -> np.ndarray:
         """The mean of the training images as evaluation would show them, in ``workdir``.
 
         What AlexNet and ZFNet subtract (Krizhevsky et al. 2012, section 2). The first process
-        computes it, unless it is there already.
+        computes it.
+
+        Args:
+            workdir: where it is kept.
+            begun: whether it may be there already, for the run goes on.
 
         Returns:
             ``[size, size, C]`` float32, of values in 0 to 1.
+
+        Raises:
+            UserError: if too many of the images are bad.
         """
         path = workdir / MEAN_IMAGE
 
         def computed() -> np.ndarray:
-            if not path.exists():
+            if distributed.is_first() and not (begun and path.exists()):
                 total, count = np.zeros((), np.int64), 0
                 for batch in self._in_order(self.train, 1, self._train_skips):
                     there = batch["mask"] > 0
                     total = total + batch["image"][there].sum(axis=0, dtype=np.int64)
                     count += int(there.sum())
+                self.check_skipped(self.train, self.train.num_examples - count)
                 temporary = path.with_suffix(".tmp")
                 with temporary.open("wb") as file:
-                    np.save(file, (total / count / 255).astype(np.float32))
+                    np.save(file, (total / max(count, 1) / 255).astype(np.float32))
                 os.replace(temporary, path)
             return np.load(path)
 

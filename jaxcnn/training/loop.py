@@ -103,7 +103,8 @@ def train(config: ConfigDict, workdir: Path, data_dir: str | None = None) -> Non
     )
     mean = config.mean
     if config.subtract_mean_image:
-        mean = inputs.mean_image(workdir)
+        progress.say("Computing the mean of the training images, or reading it.")
+        mean = inputs.mean_image(workdir, begun=start_step > 0)
     normalize = normalizer(mean, config.std)
     train_step = _pmap(
         make_train_step(
@@ -135,6 +136,7 @@ def train(config: ConfigDict, workdir: Path, data_dir: str | None = None) -> Non
 
     recent: list[Any] = []  # metrics of the steps since the last report, still on the devices
     skipped = 0  # bad images since then, on this host
+    skipped_in_epoch = 0  # on all hosts
     with StopSignals() as signals, contextlib.closing(batches):
         waited_for = progress.waiting(batches)
         for step, (batch, bad_images) in enumerate(waited_for, start_step + 1):
@@ -155,6 +157,10 @@ def train(config: ConfigDict, workdir: Path, data_dir: str | None = None) -> Non
                 values["learning_rate"] = float(schedule(step - 1))
                 values["skipped"] = distributed.sum_of_all(skipped)
                 skipped = 0
+                skipped_in_epoch += values["skipped"]
+                inputs.check_skipped(inputs.train, skipped_in_epoch)
+                if in_epoch == 0:
+                    skipped_in_epoch = 0
                 values |= progress.lap()
                 metrics.write(step, step / steps_per_epoch, "train", **values)
                 progress.report(step, values)
@@ -194,7 +200,7 @@ def evaluate(
         ``skipped``.
 
     Raises:
-        UserError: if no image can be decoded, or too few.
+        UserError: if too many images cannot be decoded, or none can.
     """
     sums: dict[str, Any] = {}
     for batch in inputs.eval_batches():
@@ -202,10 +208,12 @@ def evaluate(
         # float64 on the host: float32 would lose examples of a large split
         sums = {name: sums.get(name, 0) + value.item() for name, value in batch_sums.items()}
     examples = sums.pop("examples")
+    skipped = inputs.evaluation.num_examples - examples
+    inputs.check_skipped(inputs.evaluation, skipped)
     if not examples:
         raise UserError("No image of the evaluation split could be decoded; mend the files.")
     means = {name: total / examples for name, total in sums.items()}
-    return means | {"examples": examples, "skipped": inputs.evaluation.num_examples - examples}
+    return means | {"examples": examples, "skipped": skipped}
 
 
 def _pmap(step: Callable[..., Any], **kwargs: Any) -> Callable[..., Any]:

@@ -84,7 +84,7 @@ def main(
         if workdir and "://" in workdir:
             raise UserError(f"--workdir is {workdir!r}; it must be on a local or mounted disk.")
         folder = Path(workdir) if workdir else _new_workdir(settings)
-        # TensorFlow comes with it: a mistake above is answered sooner.
+        # The data come with it: a mistake above is answered sooner.
         from jaxcnn.training.loop import train
 
         train(settings, folder, data_dir)

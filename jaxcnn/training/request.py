@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,10 @@ _AT_LEAST_ZERO = (
 _PARTS = ("max_skipped", "augment.grayscale", "augment.erasing")
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
 def _get(config: ConfigDict, dotted: str) -> Any:
     for key in dotted.split("."):
         config = config[key]
@@ -88,13 +93,19 @@ def check_config(config: ConfigDict) -> None:
             )
     for keys, least in ((_AT_LEAST_ONE, 1), (_AT_LEAST_ZERO, 0)):
         for key in keys:
-            if _get(config, key) < least:
-                raise UserError(
-                    f"config.{key} is {_get(config, key)!r}; it must be at least {least}."
-                )
+            value = _get(config, key)
+            if not (_is_number(value) and value >= least):
+                raise UserError(f"config.{key} is {value!r}; it must be at least {least}.")
     for key in _PARTS:
-        if not 0 <= _get(config, key) <= 1:
-            raise UserError(f"config.{key} is {_get(config, key)!r}; it must be in 0 to 1.")
+        value = _get(config, key)
+        if not (_is_number(value) and 0 <= value <= 1):
+            raise UserError(f"config.{key} is {value!r}; it must be in 0 to 1.")
+    for key in ("mean", "std", "augment.color_jitter"):
+        values = _get(config, key)
+        if not (isinstance(values, (tuple, list)) and all(map(_is_number, values))):
+            raise UserError(f"config.{key} is {values!r}; it must be numbers, such as (0.5,).")
+    if config.seed >= 2**63:
+        raise UserError(f"config.seed is {config.seed}; it must be below 2**63.")
     jitter = config.augment.color_jitter
     if len(jitter) != 4 or min(jitter) < 0 or jitter[3] > 0.5:
         raise UserError(
