@@ -18,6 +18,13 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=4"
 
 
+@pytest.fixture(autouse=True, scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Of this run alone, and not the user's."""
+    os.environ["JAXCNN_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    return pathlib.Path(os.environ["JAXCNN_CACHE"])
+
+
 @pytest.fixture(autouse=True)
 def memory_of_slow_tests_is_given_back(request: pytest.FixtureRequest) -> Iterator[None]:
     """Clears what was compiled for one large network: it serves no other."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from photos import Photos
 
-from jaxcnn.data import pipeline
+from jaxcnn.data import pipeline, records
 from jaxcnn.data.images import decode
 from jaxcnn.data.pipeline import EvalPreprocess, Skips, TrainPreprocess
 from jaxcnn.data.prepared import _supervised_keys
@@ -98,6 +98,46 @@ def test_a_truncated_file_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match=f"{path.name} is damaged"):
         open_source("photos", "train", str(tmp_path))
+
+
+@pytest.fixture
+def offsets_cache(tmp_path, monkeypatch) -> pathlib.Path:
+    monkeypatch.setattr(records, "_WORTH_REMEMBERING", 20)
+    monkeypatch.setenv("JAXCNN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "records"
+
+
+def test_where_records_begin_is_found_once(tmp_path, offsets_cache, monkeypatch):
+    shard(tmp_path)
+    first = open_source("photos", "train", str(tmp_path))
+    assert len(list(offsets_cache.iterdir())) == 1
+    monkeypatch.setattr(records, "_offsets", None)  # would fail
+    second = open_source("photos", "train", str(tmp_path))
+    assert [second.read(n) for n in range(20)] == [first.read(n) for n in range(20)]
+
+
+def test_where_records_begin_is_found_anew_in_another_file(tmp_path, offsets_cache):
+    path = shard(tmp_path)
+    open_source("photos", "train", str(tmp_path))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=f"{path.name} is damaged"):
+        open_source("photos", "train", str(tmp_path))
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY"])
+def test_what_was_kept_may_be_damaged(tmp_path, offsets_cache, damage):
+    shard(tmp_path)
+    first = open_source("photos", "train", str(tmp_path))
+    (kept,) = offsets_cache.iterdir()
+    kept.write_bytes(damage)
+    assert open_source("photos", "train", str(tmp_path)).read(19) == first.read(19)
+    assert kept.read_bytes() != damage
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, offsets_cache):
+    offsets_cache.parent.write_text("a file")
+    shard(tmp_path)
+    assert open_source("photos", "train", str(tmp_path)).num_examples == 20
 
 
 def test_a_missing_file_is_named(tmp_path):

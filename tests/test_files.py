@@ -72,7 +72,9 @@ def test_a_class_keeps_its_index_where_a_split_lacks_it(tmp_path):
 @pytest.mark.parametrize("name", ["val", "validation", "valid", "test"])
 def test_the_evaluation_split_goes_by_several_names(tmp_path, name):
     files = {key.replace("val/", f"{name}/"): value for key, value in ANIMALS.items()}
-    assert open_source(tree(tmp_path, files), None).num_examples == 2
+    dataset = tree(tmp_path, files)
+    for split in (None, "validation", name):
+        assert open_source(dataset, split).num_examples == 2
 
 
 def test_classes_that_are_numbers_are_in_their_order(tmp_path):

@@ -291,7 +291,11 @@ def test_a_folder_of_images_with_every_augmentation(train, folder, tmp_path):
 
 def test_too_many_bad_images_stop_the_run(train, folder, tmp_path):
     result = train(
-        f"--config=configs/lenet5.py:folder:{folder}",
+        "--config=configs/resnet18.py",
+        f"--config.dataset=folder:{folder}",
+        "--config.model=lenet5",
+        "--config.image_size=32",
+        "--config.eval.resize_size=36",
         "--config.batch_size=10",
         "--config.max_skipped=0",
         f"--workdir={tmp_path / 'run'}",

@@ -11,7 +11,8 @@ label, with or without a line of headings; files are looked for beside the table
     file,label
     images/0001.jpg,cat
 
-The evaluation split is ``val``, ``validation``, ``valid`` or ``test``. The classes are those of the
+The evaluation split is ``val``, ``validation``, ``valid`` or ``test``, whichever is there. The
+classes are those of the
 training split, sorted (as numbers, if all are): a class keeps its index where another split lacks
 it.
 
@@ -91,8 +92,8 @@ def open_files(kind: str, path: str, split: str | None) -> FileSplit:
         kind: ``"folder"`` or ``"csv"``.
         path: of the dataset.
         split: name of the split, or a part of one (``"train[:90%]"``, ``"train[10:]"``) of the
-            examples in a fixed order that mixes the classes; None: the first of ``val``,
-            ``validation``, ``valid`` and ``test`` that is there.
+            examples in a fixed order that mixes the classes; None, or one of these names that is
+            not there: the first of ``val``, ``validation``, ``valid`` and ``test`` that is.
 
     Raises:
         UserError: if there is no such split, it is empty, or has a class that training lacks.
@@ -115,7 +116,8 @@ def open_files(kind: str, path: str, split: str | None) -> FileSplit:
 def _open_split(
     root: Path, read: Callable[[Path], Table], name_of: Callable[[str], str], split: str | None
 ) -> FileSplit:
-    if split is None:
+    # A config for ImageNet says "validation".
+    if split is None or (split in EVALUATION and not (root / name_of(split)).exists()):
         there = [name for name in EVALUATION if (root / name_of(name)).exists()]
         if not there:
             raise UserError(

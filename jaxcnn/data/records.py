@@ -1,9 +1,12 @@
 """Files of records, read in any order."""
 
 import bisect
+import contextlib
+import hashlib
 import itertools
 import os
 import struct
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,8 +14,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from jaxcnn.convert.download import cache_folder
 from jaxcnn.errors import UserError
 
+_WORTH_REMEMBERING = 1000  # records in a file
 _SCAN_THREADS = 4  # more would hide the latency of a network, but wait for each other's Python
 
 
@@ -32,22 +37,13 @@ class _TFRecordFile:
 
     def __init__(self, path: str):
         self._path = path
-        offsets = []
-        with open(path, "rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            offset = 0
-            while offset < size:
-                header = os.pread(file.fileno(), 8, offset)
-                length = struct.unpack("<Q", header)[0] if len(header) == 8 else size
-                end = offset + 12 + length + 4
-                if end > size:
-                    raise UserError(
-                        f"The file {path} is damaged: its record {len(offsets)} ends past the end "
-                        f"of the file; prepare the dataset again."
-                    )
-                offsets.append(offset)
-                offset = end
-        self._offsets = np.array([*offsets, offset], np.int64)
+        stat = os.stat(path)
+        key = f"{os.path.realpath(path)} {stat.st_size} {stat.st_mtime_ns}"
+        self._offsets = _remembered(key, stat.st_size)
+        if self._offsets is None:
+            self._offsets = _offsets(path, stat.st_size)
+            if len(self) >= _WORTH_REMEMBERING:
+                _remember(key, self._offsets)
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -56,6 +52,48 @@ class _TFRecordFile:
         start, end = int(self._offsets[index]) + 12, int(self._offsets[index + 1]) - 4
         with open(self._path, "rb", buffering=0) as file:
             return os.pread(file.fileno(), end - start, start)
+
+
+def _offsets(path: str, size: int) -> np.ndarray:
+    """Where the records of a TFRecord file begin, and where the last one ends."""
+    offsets, offset = [], 0
+    with open(path, "rb", buffering=0) as file:
+        while offset < size:
+            header = os.pread(file.fileno(), 8, offset)
+            length = struct.unpack("<Q", header)[0] if len(header) == 8 else size
+            end = offset + 12 + length + 4
+            if end > size:
+                raise UserError(
+                    f"The file {path} is damaged: its record {len(offsets)} ends past the end "
+                    f"of the file; prepare the dataset again."
+                )
+            offsets.append(offset)
+            offset = end
+    return np.array([*offsets, offset], np.int64)
+
+
+def _place_of(key: str) -> Path:
+    return cache_folder() / "records" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
+
+
+def _remembered(key: str, size: int) -> np.ndarray | None:
+    """The offsets that an earlier process found; reading a header of each record takes long."""
+    try:
+        offsets = np.load(_place_of(key))
+    except (OSError, ValueError, EOFError, UserError):  # there is none, or no folder for them
+        return None
+    sound = offsets.dtype == np.int64 and offsets.ndim == 1 and offsets[-1:] == [size]
+    return offsets if sound else None
+
+
+def _remember(key: str, offsets: np.ndarray) -> None:
+    with contextlib.suppress(OSError, UserError):  # they can be found again
+        place = _place_of(key)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary = place.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+        with temporary.open("wb") as file:
+            np.save(file, offsets)
+        os.replace(temporary, place)
 
 
 def _open_array_record(path: str) -> RecordFile:
