@@ -12,9 +12,8 @@ label, with or without a line of headings; files are looked for beside the table
     images/0001.jpg,cat
 
 The evaluation split is ``val``, ``validation``, ``valid`` or ``test``, whichever is there. The
-classes are those of the
-training split, sorted (as numbers, if all are): a class keeps its index where another split lacks
-it.
+classes are those of the training split, sorted (as numbers, if all are): a class keeps its index
+where another split lacks it.
 
 A file is an image that :func:`jaxcnn.data.images.decode` reads, or an array, uint8 or floating of
 values in 0 to 1: a ``.npy`` (``[H, W]``, ``[H, W, C]``, or several images, ``[N, H, W, C]``), or a
