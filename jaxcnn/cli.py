@@ -114,20 +114,23 @@ def _by_family(info: "ModelInfo") -> tuple[str, int, str]:
 def _convert(
     src: str, dst: str, model: str | None, num_classes: int | None, key: str | None
 ) -> None:
+    import jax
+
     from jaxcnn import convert, models
-    from jaxcnn.convert.state_dict import from_torch_unchecked
+    from jaxcnn.convert.state_dict import from_torch_unchecked, nested_variables
 
     if not dst.endswith(".safetensors"):
         raise UserError(f"DST must end in .safetensors, but is {dst!r}.")
     tensors = convert.load_checkpoint(src, key=key)
     try:
-        if any(name.startswith("params/") for name in tensors):
-            convert.save_torch(dst, convert.load(src))
+        if variables := nested_variables(tensors):
+            convert.save_torch(dst, variables)
             what = "a PyTorch state dict"
         else:
             if model:
                 classes = {} if num_classes is None else {"num_classes": num_classes}
-                variables = convert.from_torch(tensors, models.create_model(model, **classes))
+                with jax.enable_x64(True):  # or float64 would not stay so
+                    variables = convert.from_torch(tensors, models.create_model(model, **classes))
             else:
                 variables = from_torch_unchecked(tensors)
             convert.save(dst, variables)

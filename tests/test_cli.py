@@ -32,6 +32,21 @@ def test_convert_there_and_back(checkpoint, flags, tmp_path, capsys):
     assert "Wrote a PyTorch state dict" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("flags", [(), ("--model=lenet5",)])
+def test_convert_keeps_float64(flags, tmp_path):
+    with jax.enable_x64(True):
+        model = models.lenet5(param_dtype="float64")
+        variables = model.init(jax.random.key(0), np.zeros((1, 32, 32, 1)))
+        expected = convert.to_torch(variables)
+        convert.save_torch(tmp_path / "a.safetensors", variables)
+    a, b, c = (str(tmp_path / f"{name}.safetensors") for name in "abc")
+    assert cli.main(["convert", a, b, *flags]) == 0
+    assert cli.main(["convert", b, c]) == 0
+    for name, array in convert.load_checkpoint(c).items():
+        assert array.dtype == np.float64
+        assert array.tobytes() == expected[name].tobytes()
+
+
 def test_inspect_shows_a_table_and_the_total(checkpoint, capsys):
     assert cli.main(["inspect", checkpoint]) == 0
     out = capsys.readouterr().out.splitlines()

@@ -5,11 +5,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-from flax import traverse_util
 
 from jaxcnn.convert.checkpoint import load_checkpoint
 from jaxcnn.convert.download import download
-from jaxcnn.convert.state_dict import classes_of_heads, from_torch, to_torch
+from jaxcnn.convert.state_dict import (
+    classes_of_heads,
+    from_torch,
+    nested_variables,
+    to_torch,
+)
 from jaxcnn.errors import UserError, one_sentence, suggest
 from jaxcnn.models.classifier import Classifier
 from jaxcnn.models.published import PUBLISHED, PublishedWeights
@@ -164,10 +168,9 @@ def read_weights(
         path = _from_hub(weights.removeprefix(_HUB))
     else:
         path = os.fspath(weights)
-    state_dict: Mapping[str, Any] = load_checkpoint(path, key=key)
-    if any(entry.startswith("params/") for entry in state_dict):
-        state_dict = to_torch(traverse_util.unflatten_dict(dict(state_dict), sep="/"))
-    return state_dict, path
+    tensors = load_checkpoint(path, key=key)
+    variables = nested_variables(tensors)
+    return tensors if variables is None else to_torch(variables), path
 
 
 def without_auxiliary_heads(state_dict: Mapping[str, Any]) -> dict[str, Any]:

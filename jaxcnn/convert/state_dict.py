@@ -190,6 +190,20 @@ def from_torch_unchecked(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     return traverse_util.unflatten_dict(leaves)
 
 
+def nested_variables(tensors: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
+    """Flax variables of what :func:`jaxcnn.convert.save` wrote, None of any other tensors.
+
+    Args:
+        tensors: from :func:`jaxcnn.convert.load_checkpoint`.
+
+    Returns:
+        Host arrays, with their own dtypes.
+    """
+    if not any(name.startswith("params/") for name in tensors):
+        return None
+    return traverse_util.unflatten_dict(dict(tensors), sep="/")
+
+
 def classes_of_heads(state_dict: Mapping[str, Any], model: Classifier) -> dict[str, int]:
     """How many classes the heads in a state dict have.
 
