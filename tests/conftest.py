@@ -47,6 +47,9 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tmp_path_factory.mktemp("tfds"))
 
 
+# Of the table of errors, in its order.
+COLUMNS = ("eval", "train", "default size", "three steps")
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -60,3 +63,28 @@ def train(data_dir: str) -> Run:
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
     return run
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints the worst error of each model and kind that tests/parity measured.
+
+    Here, for of the conftests in folders the process that starts xdist's workers knows nothing.
+    """
+    errors: dict[str, dict[str, float]] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for kind, value in getattr(report, "user_properties", ()):
+                if kind == "parity" and report.when == "call":
+                    name, column, error = value
+                    errors.setdefault(name, {})[column] = error
+    if not errors:
+        return
+    from jaxcnn import models
+
+    terminalreporter.section("relative errors against torchvision, float64")
+    heads = "".join(f"{column:>14}" for column in COLUMNS)
+    terminalreporter.write_line(f"{'model':20}{'parameters':>13}{heads}")
+    for name, row in sorted(errors.items()):
+        cells = "".join(f"{row[c]:14.1e}" if c in row else f"{'':14}" for c in COLUMNS)
+        parameters = models.model_info(name).parameters
+        terminalreporter.write_line(f"{name:20}{parameters:13,}{cells}".rstrip())
