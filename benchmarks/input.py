@@ -111,7 +111,8 @@ def compare(folder: Path, files: list[bytes]) -> None:
     train, val = (open_source(f"folder:{folder}", split) for split in ("train", "val"))
     training = pipeline.TrainPreprocess(SIZE, 3, "random_resized_crop", "resize", flip=True)
     augmented = dataclasses.replace(training, policy="trivial_augment_wide")
-    evaluation = pipeline.EvalPreprocess(SIZE, 3, "resize_and_center_crop", "resize", 256)
+    crop_and_fit = "resize_and_center_crop", "resize"
+    evaluation = pipeline.EvalPreprocess(SIZE, 3, *crop_and_fit, resize_size=256)
     transforms_ = torchvision.transforms
     crop = [transforms_.RandomResizedCrop(SIZE), transforms_.RandomHorizontalFlip()]
     train_loader = torchvisions(folder / "train", *crop)
@@ -204,9 +205,6 @@ def resume(folder: Path) -> None:
     def opened() -> Records:
         return Records(made, FORMATS["tfrecord"])
 
-    def resumed() -> None:
-        opened()
-
     def read_all() -> None:
         for shard in made:
             with open(shard.filename, "rb") as file:
@@ -225,7 +223,7 @@ def resume(folder: Path) -> None:
             turns.append(time.perf_counter() - start)
         return statistics.median(turns)
 
-    index, shuffle, reading = median(resumed), median(shuffled), median(read_all)
+    index, shuffle, reading = median(opened), median(shuffled), median(read_all)
     ours_ = index * IMAGENET / count + shuffle
     theirs = reading * RESUMED_AT / count
     print(f"\nto go on at example {RESUMED_AT:,} of {IMAGENET:,}, scaled from {count:,} records")

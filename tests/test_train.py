@@ -191,6 +191,23 @@ def run_two_processes(request: tuple[str, ...], data_dir: str, flags, environ) -
     return [stdout for stdout, _ in outputs]
 
 
+def refusals_of_two_processes(flags: tuple[str, ...], data_dir: str) -> list[str]:
+    """What both wrote to stderr when they ended with status 2."""
+    address = f"--coordinator_address=localhost:{free_port()}"
+    processes = [
+        start_train(
+            *flags, address, "--num_processes=2", f"--process_id={number}", data_dir=data_dir
+        )
+        for number in range(2)
+    ]
+    refusals = []
+    for process in processes:
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 2, stderr
+        refusals.append(stderr)
+    return refusals
+
+
 @pytest.mark.slow
 def test_two_processes_of_two_devices_equal_one_of_four(four_devices, data_dir, tmp_path):
     address = f"--coordinator_address=localhost:{free_port()}"
@@ -309,23 +326,13 @@ def test_too_many_bad_images_stop_the_run(train, folder, tmp_path):
 
 @pytest.mark.slow
 def test_too_many_bad_images_of_one_process_stop_all(folder, data_dir, tmp_path):
-    port = free_port()
-    processes = [
-        start_train(
-            f"--config=configs/lenet5.py:folder:{folder}",
-            "--config.batch_size=10",
-            "--config.max_skipped=0",
-            f"--workdir={tmp_path / 'run'}",
-            f"--coordinator_address=localhost:{port}",
-            "--num_processes=2",
-            f"--process_id={number}",
-            data_dir=data_dir,
-        )
-        for number in range(2)
-    ]
-    for process in processes:
-        _, stderr = process.communicate(timeout=120)
-        assert process.returncode == 2
+    flags = (
+        f"--config=configs/lenet5.py:folder:{folder}",
+        "--config.batch_size=10",
+        "--config.max_skipped=0",
+        f"--workdir={tmp_path / 'run'}",
+    )
+    for stderr in refusals_of_two_processes(flags, data_dir):
         assert "1 of the 30 training images could not be decoded" in stderr
 
 
@@ -475,21 +482,8 @@ def test_a_run_begins_with_the_weights_of_another(train, trained, tmp_path):
 
 
 def test_what_one_process_is_refused_all_are(data_dir, tmp_path):
-    address = f"--coordinator_address=localhost:{free_port()}"
-    processes = [
-        start_train(
-            "--config=configs/lenet5.py:imagenet2012",
-            f"--workdir={tmp_path / 'run'}",
-            address,
-            "--num_processes=2",
-            f"--process_id={number}",
-            data_dir=data_dir,
-        )
-        for number in range(2)
-    ]
-    for process in processes:
-        _, stderr = process.communicate(timeout=120)
-        assert process.returncode == 2, stderr
+    flags = ("--config=configs/lenet5.py:imagenet2012", f"--workdir={tmp_path / 'run'}")
+    for stderr in refusals_of_two_processes(flags, data_dir):
         assert "must be downloaded by hand" in stderr and "Traceback" not in stderr
 
 

@@ -39,6 +39,7 @@ IMAGE_SUFFIXES = (
     *(".ppm", ".pgm", ".tif", ".tiff", ".avif"),
 )
 ARRAY_SUFFIXES = (".npy", ".pt")
+SUFFIXES = (*IMAGE_SUFFIXES, *ARRAY_SUFFIXES)
 TRAIN = "train"
 EVALUATION = ("val", "validation", "valid", "test")
 
@@ -59,13 +60,18 @@ class FileSplit:
     channels = 3
 
     def __init__(self, files: list[tuple[Path, int, int | None]], num_classes: int, root: Path):
-        self._files = files
+        self._files, self._root = files, root
         self.num_examples = len(files)
         self.num_classes = num_classes
-        self.digest = 0
-        for path, label, part in files:
-            name = f"{os.path.relpath(path, root)} {label} {part}"
-            self.digest = zlib.crc32(name.encode("utf-8", "surrogateescape"), self.digest)
+
+    @property
+    def digest(self) -> int:
+        """Of the files' names under the root, and their classes; computed when asked for."""
+        digest = 0
+        for path, label, part in self._files:
+            name = f"{os.path.relpath(path, self._root)} {label} {part}"
+            digest = zlib.crc32(name.encode("utf-8", "surrogateescape"), digest)
+        return digest
 
     def read(self, number: int) -> tuple[bytes | np.ndarray, int]:
         """The image, encoded or as an array, and the class of an example."""
@@ -136,8 +142,8 @@ def _open_split(
         if not (root / name_of(needed)).exists():
             known = sorted(p.stem for p in root.iterdir() if name_of(p.stem) == p.name)
             raise UserError(f"The folder {root} has no {name_of(needed)}; {suggest(needed, known)}")
-    classes = _classes(read(root / name_of(TRAIN)))
     table = read(root / name_of(name))
+    classes = _classes(table if name == TRAIN else read(root / name_of(TRAIN)))
     unknown = sorted({label for _, label in table} - classes.keys())
     if unknown:
         raise UserError(
@@ -153,8 +159,6 @@ def _open_split(
 
 
 def _read_tree(folder: Path) -> Table:
-    suffixes = (*IMAGE_SUFFIXES, *ARRAY_SUFFIXES)
-
     def stop(error: OSError) -> None:
         raise error
 
@@ -169,7 +173,7 @@ def _read_tree(folder: Path) -> Table:
             table += [
                 (Path(where, name), label)
                 for name in sorted(names)
-                if name.lower().endswith(suffixes) and name[0] != "."
+                if name.lower().endswith(SUFFIXES) and name[0] != "."
             ]
     return table
 
@@ -184,7 +188,7 @@ def _read_csv(path: Path) -> Table:
                 f"and its label."
             )
     table = [(path.parent / file.strip(), label.strip()) for _, (file, label) in rows]
-    headings = table and table[0][0].suffix.lower() not in (*IMAGE_SUFFIXES, *ARRAY_SUFFIXES)
+    headings = table and table[0][0].suffix.lower() not in SUFFIXES
     return table[1:] if headings else table
 
 

@@ -35,33 +35,46 @@ _MAX_REPLACEMENTS = 100
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainPreprocess:
-    """What training does to an image on the host.
+class Preprocess:
+    """What is done to an image on the host.
 
     Attributes:
         image_size: height and width that come out, in pixels.
         channels: that come out, 1 or 3.
-        crop: one of :data:`jaxcnn.data.presets.TRAIN_CROPS`.
+        crop: one of :data:`jaxcnn.data.presets.TRAIN_CROPS`, or of ``EVAL_CROPS``.
         fit: one of :data:`jaxcnn.data.presets.FITS`.
-        padding: for ``pad_and_crop``, in pixels on each side.
-        flip: whether to mirror half the images.
         interpolation: one of :data:`jaxcnn.data.transforms.INTERPOLATIONS`.
-        policy: one of :data:`jaxcnn.data.policies.POLICIES`, or ``"none"``.
     """
 
     image_size: int
     channels: int
     crop: str
     fit: str
-    padding: int = 0
-    flip: bool = False
     interpolation: str = "bilinear"
-    policy: str = "none"
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of what comes out."""
         return self.image_size, self.image_size, self.channels
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """An image ``[H, W, channels]`` as the network gets it; ``rng`` is this example's."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainPreprocess(Preprocess):
+    """What training does to an image on the host.
+
+    Attributes:
+        padding: for ``pad_and_crop``, in pixels on each side.
+        flip: whether to mirror half the images.
+        policy: one of :data:`jaxcnn.data.policies.POLICIES`, or ``"none"``.
+    """
+
+    padding: int = 0
+    flip: bool = False
+    policy: str = "none"
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """An image ``[H, W, channels]`` as the network gets it; ``rng`` is this example's."""
@@ -79,32 +92,21 @@ class TrainPreprocess:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvalPreprocess:
+class EvalPreprocess(Preprocess):
     """What evaluation does to an image on the host.
 
     Attributes:
-        image_size: height and width that come out, in pixels.
-        channels: that come out, 1 or 3.
-        crop: one of :data:`jaxcnn.data.presets.EVAL_CROPS`.
-        fit: one of :data:`jaxcnn.data.presets.FITS`.
         resize_size: for ``resize_and_center_crop``, in pixels.
-        interpolation: one of :data:`jaxcnn.data.transforms.INTERPOLATIONS`.
         crops: 1, or 10 for the corners and the centre, and their mirror images.
     """
 
-    image_size: int
-    channels: int
-    crop: str
-    fit: str
     resize_size: int = 0
-    interpolation: str = "bilinear"
     crops: int = 1
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of what comes out."""
-        shape = self.image_size, self.image_size, self.channels
-        return shape if self.crops == 1 else (self.crops, *shape)
+        return super().shape if self.crops == 1 else (self.crops, *super().shape)
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """An image ``[H, W, channels]`` as the network gets it; nothing is random."""
@@ -114,9 +116,6 @@ class EvalPreprocess:
         if self.crops == 10:
             return transforms.ten_crop(image, self.image_size)
         return transforms.center_crop(image, self.image_size)
-
-
-Preprocess = TrainPreprocess | EvalPreprocess
 
 
 class Skips:
@@ -186,10 +185,12 @@ def train_batches(
     steps_per_epoch = source.num_examples // batch_size
     rows = _host_rows(batch_size, process_index, process_count)
     skips = skips or Skips(source)
+    shuffling = threading.Lock()
 
     def load(batch: Batch, step: int, row: int) -> None:
         epoch, position = divmod(step, steps_per_epoch)
-        order = epoch_order(seed, epoch, source.num_examples)
+        with shuffling:  # or at an epoch's beginning every thread would shuffle it
+            order = epoch_order(seed, epoch, source.num_examples)
         number = int(order[position * batch_size + rows[row]])
         substitutes = None
         for skipped in range(_MAX_REPLACEMENTS):

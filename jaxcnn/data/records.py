@@ -133,7 +133,6 @@ class Records:
                 i.examples_in_shard - i.skip if i.take == -1 else i.take for i in instructions
             )
         )
-
         self._names = [i.filename for i in instructions]
 
     def __getitem__(self, number: int) -> bytes:

@@ -129,11 +129,18 @@ def sum_of_all(number: int) -> int:
     return int(np.sum(multihost_utils.process_allgather(np.array(number))))
 
 
-def check_equal(number: int, refusal: str) -> None:
+def check_equal(number: Callable[[], int], refusal: str) -> None:
     """Checks that a number is the same on every process; every process must ask.
+
+    Args:
+        number: gives it; not called where there is one process only.
+        refusal: what to say if it is not.
 
     Raises:
         UserError: the refusal, on all of them, if it is not.
     """
-    if not is_alone() and len(set(multihost_utils.process_allgather(np.array(number)).flat)) > 1:
+    if is_alone():
+        return
+    numbers = multihost_utils.process_allgather(np.array(number()))
+    if len(set(numbers.flat)) > 1:
         raise UserError(refusal)

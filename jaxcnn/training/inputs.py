@@ -49,7 +49,8 @@ class Inputs:
         # The first process prepares the dataset if need be.
         self.train, self.evaluation = distributed.first_then_all("dataset", both)
         distributed.check_equal(
-            (self.train.digest ^ self.evaluation.digest) % 2**31,  # JAX's integers end there
+            # JAX's integers end there.
+            lambda: (self.train.digest ^ self.evaluation.digest) % 2**31,
             f"The processes do not find the same examples in {config.dataset}; give all of them "
             f"the same files.",
         )
