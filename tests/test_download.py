@@ -19,9 +19,10 @@ import time
 import pytest
 from file_server import Answer, serving
 
-from jaxcnn.convert import CheckpointError, download
-from jaxcnn.convert.download import cache_folder
+from jaxcnn.convert import CheckpointError
 from jaxcnn.errors import UserError
+from jaxcnn.io import download
+from jaxcnn.io.cache import cache_folder
 
 CONTENT = random.Random(0).randbytes(300_000)
 OTHER = random.Random(1).randbytes(300_000)
@@ -355,7 +356,7 @@ def test_a_cache_that_cannot_be_written_is_said(server, cache):
 
 CALL = """
 import sys
-from jaxcnn.convert.download import download
+from jaxcnn.io.download import download
 print("ready", flush=True)
 print(download(sys.argv[1]).stat().st_size, flush=True)
 """

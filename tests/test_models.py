@@ -11,6 +11,7 @@ from counting import multiply_adds
 from flax import traverse_util
 
 from jaxcnn import models
+from jaxcnn.convert.state_dict import expected_torch_shapes
 from jaxcnn.errors import UserError
 
 # Arguments of every builder, not torchvision's.
@@ -109,8 +110,8 @@ def test_help_says_what_a_builder_is():
 def test_input_channels_follow_the_input_and_classes_the_argument(name):
     params = shapes(name, channels=5, num_classes=7)["params"]
     flat = traverse_util.flatten_dict(params, sep=".")
-    stem = f"{models.create_model(name).stem}.kernel"
-    assert flat[stem].shape[2] == 5
+    first = f"{models.create_model(name).first_conv}.kernel"
+    assert flat[first].shape[2] == 5
     assert [leaf.shape for path, leaf in flat.items() if leaf.shape == (7,)]
 
 
@@ -224,3 +225,16 @@ def test_feature_maps_of_the_stages_can_be_captured():
     maps = captured["intermediates"]
     assert maps["layer1"]["__call__"][0].shape == (1, 16, 16, 64)
     assert maps["layer4"]["__call__"][0].shape == (1, 2, 2, 512)
+
+
+@pytest.mark.parametrize("name", models.list_models())
+def test_declared_classifier_layers_are_those_that_depend_on_the_classes(name):
+    def kernels(num_classes: int) -> dict[str, tuple[int, ...]]:
+        shapes = expected_torch_shapes(models.create_model(name, num_classes=num_classes))
+        return {key: shape for key, shape in shapes.items() if key.endswith(".weight")}
+
+    ten, eleven = kernels(10), kernels(11)
+    layers = {key.removesuffix(".weight") for key in ten if ten[key] != eleven[key]}
+    model = models.create_model(name)
+    assert set(model.classifier) == layers
+    assert ten[f"{model.classifier[0]}.weight"][0] == 10

@@ -11,10 +11,11 @@ Example::
     model, variables = convert.load_pretrained("resnet18")  # downloads torchvision's weights
 """
 
-from jaxcnn.convert.checkpoint import load, load_checkpoint, save, save_torch
 from jaxcnn.convert.pretrained import load_pretrained, pretrained_weights
 from jaxcnn.convert.state_dict import from_torch, to_torch
-from jaxcnn.convert.unpickler import CheckpointError
+from jaxcnn.convert.variables import load, save, save_torch
+from jaxcnn.io.checkpoint import load_checkpoint
+from jaxcnn.io.unpickler import CheckpointError
 
 __all__ = [
     "CheckpointError",

@@ -6,8 +6,6 @@ from typing import Any
 
 import jax
 
-from jaxcnn.convert.checkpoint import load_checkpoint
-from jaxcnn.convert.download import download
 from jaxcnn.convert.state_dict import (
     classes_of_heads,
     from_torch,
@@ -15,6 +13,8 @@ from jaxcnn.convert.state_dict import (
     to_torch,
 )
 from jaxcnn.errors import UserError, one_sentence, suggest
+from jaxcnn.io.checkpoint import load_checkpoint
+from jaxcnn.io.download import download
 from jaxcnn.models.classifier import Classifier
 from jaxcnn.models.published import PUBLISHED, PublishedWeights
 from jaxcnn.models.registry import builder_arguments, create_model, list_models

@@ -209,31 +209,24 @@ def classes_of_heads(state_dict: Mapping[str, Any], model: Classifier) -> dict[s
 
     Args:
         state_dict: see :func:`from_torch`.
-        model: the network, with any ``num_classes``. Its heads are the layers whose kernels depend
-            on that number.
+        model: the network, with any ``num_classes``.
 
     Returns:
-        The numbers by the heads' names (``{"fc": 1000}``), of those heads that are there.
+        The numbers by the names of the model's classifier layers (``{"fc": 1000}``), of those
+        that the state dict has.
     """
     arrays = _cleaned(state_dict)
-    channels = _input_channels(arrays, model)
-    shapes = _expected_shapes(model, channels)
-    others = _expected_shapes(model.clone(num_classes=model.num_classes + 1), channels)
-    names = [
-        _torch_name(path)
-        for path, shape in shapes.items()
-        if path[-1] == "kernel" and others[path] != shape
-    ]
+    weights = {layer: arrays.get(f"{layer}.weight") for layer in model.classifier}
     return {
-        name.removesuffix(".weight"): arrays[name].shape[0]
-        for name in names
-        if name in arrays and arrays[name].ndim
+        layer: weight.shape[0]
+        for layer, weight in weights.items()
+        if weight is not None and weight.ndim
     }
 
 
 def _input_channels(arrays: Mapping[str, np.ndarray], model: Classifier) -> int:
-    stem = arrays.get(f"{model.stem}.weight")
-    return stem.shape[1] if stem is not None and stem.ndim == 4 else 3
+    kernel = arrays.get(f"{model.first_conv}.weight")
+    return kernel.shape[1] if kernel is not None and kernel.ndim == 4 else 3
 
 
 def _cleaned(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -30,9 +30,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxcnn.convert.checkpoint import load_tensor
 from jaxcnn.data.images import BadImageError
 from jaxcnn.errors import UserError, suggest
+from jaxcnn.io.checkpoint import load_tensor
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif"),

@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import os
 import struct
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,8 +13,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from jaxcnn.convert.download import cache_folder
 from jaxcnn.errors import UserError
+from jaxcnn.io.atomic import atomic_write
+from jaxcnn.io.cache import cache_folder
 
 _WORTH_REMEMBERING = 1000  # records in a file
 _SCAN_THREADS = 4  # more would hide the latency of a network, but wait for each other's Python
@@ -90,10 +90,8 @@ def _remember(key: str, offsets: np.ndarray) -> None:
     with contextlib.suppress(OSError, UserError):  # they can be found again
         place = _place_of(key)
         place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = place.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
-        with temporary.open("wb") as file:
+        with atomic_write(place) as file:
             np.save(file, offsets)
-        os.replace(temporary, place)
 
 
 def _open_array_record(path: str) -> RecordFile:

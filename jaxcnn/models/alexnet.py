@@ -31,7 +31,8 @@ class AlexNet(Classifier):
         dropout: probability with which an input of the first two dense layers is dropped.
     """
 
-    stem: ClassVar[str] = "features.0"
+    first_conv: ClassVar[str] = "features.0"
+    classifier: ClassVar[tuple[str, ...]] = ("classifier.6",)
     paper: ClassVar[str] = (
         "Krizhevsky 2014, One weird trick for parallelizing convolutional neural networks"
     )

@@ -34,7 +34,8 @@ class AlexNetOriginal(Classifier):
         dropout: of the inputs of the first two dense layers (section 4.2).
     """
 
-    stem: ClassVar[str] = "conv1"
+    first_conv: ClassVar[str] = "conv1"
+    classifier: ClassVar[tuple[str, ...]] = ("fc8",)
     paper: ClassVar[str] = (
         "Krizhevsky et al. 2012, ImageNet classification with deep convolutional neural networks"
     )

@@ -21,13 +21,16 @@ class Classifier(Module, kw_only=True):
     Attributes:
         num_classes: length of the logits.
         input_size: height and width of the images that the network was made for.
-        stem: dotted path of the layer that first sees the image; its kernel tells the number
-            of input channels.
+        first_conv: dotted path of the convolution that sees the image; its kernel tells the
+            number of input channels.
+        classifier: dotted paths of the layers whose outputs are the classes, that of the logits
+            first, then those of the auxiliary heads; their kernels tell the number of classes.
         paper: where the network was published.
         aux_weight: what each auxiliary head's loss counts in training, beside the logits' 1.
     """
 
-    stem: ClassVar[str]
+    first_conv: ClassVar[str]
+    classifier: ClassVar[tuple[str, ...]]
     paper: ClassVar[str]
     aux_weight: ClassVar[float] = 0.0
 

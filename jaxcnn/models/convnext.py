@@ -86,7 +86,8 @@ class ConvNeXt(Classifier):
             norms are in any case, as in torchvision.
     """
 
-    stem: ClassVar[str] = "features.0.0"
+    first_conv: ClassVar[str] = "features.0.0"
+    classifier: ClassVar[tuple[str, ...]] = ("classifier.2",)
     paper: ClassVar[str] = "Liu et al. 2022, A ConvNet for the 2020s"
 
     widths: Sequence[int]

@@ -149,7 +149,8 @@ class DenseNet(Classifier):
             second computation tracks the norms' statistics once more, those differ).
     """
 
-    stem: ClassVar[str] = "features.conv0"
+    first_conv: ClassVar[str] = "features.conv0"
+    classifier: ClassVar[tuple[str, ...]] = ("classifier",)
     paper: ClassVar[str] = "Huang et al. 2017, Densely connected convolutional networks"
 
     growth_rate: int = 32

@@ -124,7 +124,8 @@ class EfficientNet(Classifier):
             the variant's own ``eps`` and ``momentum``.
     """
 
-    stem: ClassVar[str] = "features.0.0"
+    first_conv: ClassVar[str] = "features.0.0"
+    classifier: ClassVar[tuple[str, ...]] = ("classifier.1",)
     paper: ClassVar[str] = (
         "Tan and Le 2019, EfficientNet: rethinking model scaling for convolutional neural networks"
     )

@@ -192,7 +192,8 @@ class GoogLeNet(Classifier):
         dropout_aux: likewise of the auxiliary heads.
     """
 
-    stem: ClassVar[str] = "conv1.conv"
+    first_conv: ClassVar[str] = "conv1.conv"
+    classifier: ClassVar[tuple[str, ...]] = ("fc", "aux1.fc2", "aux2.fc2")
     paper: ClassVar[str] = "Szegedy et al. 2014, Going deeper with convolutions"
     aux_weight: ClassVar[float] = 0.3
 

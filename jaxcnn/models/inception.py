@@ -210,7 +210,8 @@ class Inception3(Classifier):
         dropout: probability with which an input of the last layer is dropped.
     """
 
-    stem: ClassVar[str] = "Conv2d_1a_3x3.conv"
+    first_conv: ClassVar[str] = "Conv2d_1a_3x3.conv"
+    classifier: ClassVar[tuple[str, ...]] = ("fc", "AuxLogits.fc")
     paper: ClassVar[str] = (
         "Szegedy et al. 2015, Rethinking the Inception architecture for computer vision"
     )

@@ -21,7 +21,8 @@ class LeNet5(Classifier):
     and ten classes.
     """
 
-    stem: ClassVar[str] = "conv1"
+    first_conv: ClassVar[str] = "conv1"
+    classifier: ClassVar[tuple[str, ...]] = ("fc3",)
     paper: ClassVar[str] = (
         "LeCun et al. 1998, Gradient-based learning applied to document recognition"
     )

@@ -97,7 +97,8 @@ class MNASNet(Classifier):
         dropout: probability with which training drops an input of the last layer.
     """
 
-    stem: ClassVar[str] = "layers.0"
+    first_conv: ClassVar[str] = "layers.0"
+    classifier: ClassVar[tuple[str, ...]] = ("classifier.1",)
     paper: ClassVar[str] = (
         "Tan et al. 2019, MnasNet: platform-aware neural architecture search for mobile"
     )

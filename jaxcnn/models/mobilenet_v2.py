@@ -108,7 +108,8 @@ class MobileNetV2(Classifier):
         dropout: probability with which training drops an input of the last layer.
     """
 
-    stem: ClassVar[str] = "features.0.0"
+    first_conv: ClassVar[str] = "features.0.0"
+    classifier: ClassVar[tuple[str, ...]] = ("classifier.1",)
     paper: ClassVar[str] = (
         "Sandler et al. 2018, MobileNetV2: inverted residuals and linear bottlenecks"
     )

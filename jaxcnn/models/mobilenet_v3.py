@@ -136,7 +136,8 @@ class MobileNetV3(Classifier):
         dropout: probability with which training drops an input of the last layer.
     """
 
-    stem: ClassVar[str] = "features.0.0"
+    first_conv: ClassVar[str] = "features.0.0"
+    classifier: ClassVar[tuple[str, ...]] = ("classifier.3",)
     paper: ClassVar[str] = "Howard et al. 2019, Searching for MobileNetV3"
 
     rows: Sequence[Bneck]

@@ -54,7 +54,8 @@ class NiN(Classifier):
         dropout: probability with which an input of the last block is dropped.
     """
 
-    stem: ClassVar[str] = "mlpconv1.conv"
+    first_conv: ClassVar[str] = "mlpconv1.conv"
+    classifier: ClassVar[tuple[str, ...]] = ("mlpconv4.conv", "mlpconv4.mlp1", "mlpconv4.mlp2")
     paper: ClassVar[str] = "Lin et al. 2013, Network in network"
 
     dropout: float = 0.5

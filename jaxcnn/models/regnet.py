@@ -200,7 +200,8 @@ class AnyNet(Classifier):
         activation: None: ``flax.linen.relu``.
     """
 
-    stem: ClassVar[str] = "stem.0"
+    first_conv: ClassVar[str] = "stem.0"
+    classifier: ClassVar[tuple[str, ...]] = ("fc",)
     paper: ClassVar[str] = "Radosavovic et al. 2020, Designing network design spaces"
 
     depths: Sequence[int]

@@ -138,7 +138,8 @@ class ResNet(Classifier):
             gives is called with ``(x, train)``. None: :class:`~jaxcnn.models.layers.BatchNorm`.
     """
 
-    stem: ClassVar[str] = "conv1"
+    first_conv: ClassVar[str] = "conv1"
+    classifier: ClassVar[tuple[str, ...]] = ("fc",)
     paper: ClassVar[str] = "He et al. 2015, Deep residual learning for image recognition"
 
     block: type[Block]

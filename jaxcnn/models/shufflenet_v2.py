@@ -88,7 +88,8 @@ class ShuffleNetV2(Classifier):
         channels: of ``conv1``, the three stages and ``conv5`` (table 5).
     """
 
-    stem: ClassVar[str] = "conv1.0"
+    first_conv: ClassVar[str] = "conv1.0"
+    classifier: ClassVar[tuple[str, ...]] = ("fc",)
     paper: ClassVar[str] = (
         "Ma et al. 2018, ShuffleNet V2: practical guidelines for efficient CNN architecture design"
     )

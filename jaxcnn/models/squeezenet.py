@@ -82,7 +82,8 @@ class SqueezeNet(Classifier):
         dropout: probability with which an input of the last convolution is dropped.
     """
 
-    stem: ClassVar[str] = "features.0"
+    first_conv: ClassVar[str] = "features.0"
+    classifier: ClassVar[tuple[str, ...]] = ("classifier.1",)
     paper: ClassVar[str] = (
         "Iandola et al. 2016, SqueezeNet: AlexNet-level accuracy with 50x fewer parameters and "
         "<0.5MB model size"

@@ -54,7 +54,8 @@ class VGG(Classifier):
         dropout: probability with which an output of the first two dense layers is dropped.
     """
 
-    stem: ClassVar[str] = "features.0"
+    first_conv: ClassVar[str] = "features.0"
+    classifier: ClassVar[tuple[str, ...]] = ("classifier.6",)
     paper: ClassVar[str] = (
         "Simonyan and Zisserman 2014, Very deep convolutional networks for large-scale image "
         "recognition"

@@ -35,7 +35,8 @@ class ZFNet(Classifier):
         dropout: after each hidden dense layer.
     """
 
-    stem: ClassVar[str] = "conv1"
+    first_conv: ClassVar[str] = "conv1"
+    classifier: ClassVar[tuple[str, ...]] = ("fc8",)
     paper: ClassVar[str] = (
         "Zeiler and Fergus 2013, Visualizing and understanding convolutional networks"
     )

@@ -1,7 +1,6 @@
 """A config's data, on the devices."""
 
 import math
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from ml_collections import ConfigDict
 from jaxcnn.data import pipeline
 from jaxcnn.data.source import Source, open_source
 from jaxcnn.errors import UserError
+from jaxcnn.io.atomic import atomic_write
 from jaxcnn.training import distributed
 from jaxcnn.training.request import AXIS
 
@@ -158,10 +158,8 @@ class Inputs:
                     total = total + batch["image"][there].sum(axis=0, dtype=np.int64)
                     count += int(there.sum())
                 self.check_skipped(self.train, self.train.num_examples - count)
-                temporary = path.with_suffix(".tmp")
-                with temporary.open("wb") as file:
+                with atomic_write(path) as file:
                     np.save(file, (total / max(count, 1) / 255).astype(np.float32))
-                os.replace(temporary, path)
             return np.load(path)
 
         return distributed.first_then_all("mean image", computed)

@@ -1,11 +1,12 @@
 """``metrics.jsonl`` and TensorBoard events."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from tensorboardX import SummaryWriter
+
+from jaxcnn.io.atomic import atomic_write
 
 
 class MetricsWriter:
@@ -26,9 +27,8 @@ class MetricsWriter:
             return
         path = workdir / "metrics.jsonl"
         kept = [line for line in read_metrics(path) if line["step"] <= start_step]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(_dump(line) for line in kept))
-        os.replace(temporary, path)
+        with atomic_write(path) as file:
+            file.write("".join(_dump(line) for line in kept).encode())
         self._file = path.open("a")
         self._events = SummaryWriter(
             str(workdir / "tensorboard"), purge_step=start_step + 1 if start_step else None

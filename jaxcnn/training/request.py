@@ -3,7 +3,6 @@
 import functools
 import json
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from jaxcnn.data.policies import POLICIES
 from jaxcnn.data.presets import EVAL_CROPS, FITS, TRAIN_CROPS
 from jaxcnn.data.transforms import INTERPOLATIONS
 from jaxcnn.errors import UserError
+from jaxcnn.io.atomic import atomic_write
 from jaxcnn.models.classifier import Classifier
 from jaxcnn.training.optimizer import SCHEDULES
 
@@ -230,9 +230,8 @@ def claim_workdir(workdir: Path, config: ConfigDict, *, write: bool) -> None:
             )
         if write:
             workdir.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(text)
-            os.replace(temporary, path)
+            with atomic_write(path) as file:
+                file.write(text.encode())
     except OSError as error:
         raise UserError(
             f"The workdir {workdir} cannot be used ({error.strerror}); choose a --workdir in a "

@@ -1,23 +1,19 @@
-"""PyTorch's checkpoints without PyTorch, and files of Flax variables."""
+"""PyTorch's checkpoints without PyTorch."""
 
 import os
-from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
-from jaxcnn.convert.safetensors import read_safetensors, write_safetensors
-from jaxcnn.convert.state_dict import to_torch
-from jaxcnn.convert.torch_files import (
+from jaxcnn.io.safetensors import read_safetensors
+from jaxcnn.io.torch_files import (
     is_legacy,
     map_file,
     read_legacy,
     read_tar,
     read_zip,
 )
-from jaxcnn.convert.unpickler import CheckpointError
+from jaxcnn.io.unpickler import CheckpointError
 
 # Under which training scripts keep the weights, beside the optimiser's state and the like; the
 # first that is there counts.
@@ -54,7 +50,7 @@ def load_checkpoint(
         variables = from_torch(state_dict, models.resnet18())
     """
     where = os.fspath(path)
-    content = _read(where)
+    content = read_file(where)
     found = _weights(content, key)
     if found is None:
         names = ", ".join(repr(k) for k in content) if isinstance(content, dict) else "no dict"
@@ -71,13 +67,21 @@ def load_tensor(path: str | os.PathLike[str]) -> np.ndarray:
     Raises:
         CheckpointError: see :func:`load_checkpoint`; and if the file holds anything else.
     """
-    content = _read(os.fspath(path))
+    content = read_file(os.fspath(path))
     if not isinstance(content, np.ndarray):
         raise CheckpointError(f"{os.fspath(path)} holds no tensor, but {type(content).__name__}.")
     return content
 
 
-def _read(where: str) -> Any:
+def read_file(where: str) -> Any:
+    """Read whatever a file of a known format contains, not only a state dict.
+
+    Args:
+        where: the path of the file.
+
+    Raises:
+        CheckpointError: if the file cannot be opened, is damaged, or is of another format.
+    """
     try:
         data = map_file(where)
     except OSError as error:
@@ -114,49 +118,3 @@ def _tensors(value: Any) -> dict[str, np.ndarray] | None:
         for name, item in value.items()
         if isinstance(name, str) and isinstance(item, np.ndarray)
     } or None
-
-
-def save_torch(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> None:
-    """Writes Flax variables as a torch state dict in a safetensors file.
-
-    ``torch_model.load_state_dict(safetensors.torch.load_file(path))`` reads it.
-
-    Args:
-        path: of the file; it is there whole or not at all.
-        variables: see :func:`jaxcnn.convert.to_torch`.
-
-    Raises:
-        OSError: if the file cannot be written.
-    """
-    write_safetensors(path, to_torch(variables))
-
-
-def save(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> None:
-    """Writes Flax variables to a safetensors file, their paths as names (``params/conv1/kernel``).
-
-    Args:
-        path: of the file; it is there whole or not at all.
-        variables: any nested dict of arrays whose keys have no ``/``.
-
-    Raises:
-        OSError: if the file cannot be written.
-    """
-    flat = traverse_util.flatten_dict(dict(variables), sep="/")
-    write_safetensors(path, {name: np.asarray(value) for name, value in flat.items()})
-
-
-def load(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads what :func:`save` wrote: the same nested dict, of JAX arrays.
-
-    Raises:
-        CheckpointError: if the file is not there, or no safetensors.
-    """
-    where = os.fspath(path)
-    tensors = _read(where)
-    if not isinstance(tensors, dict) or not all(
-        isinstance(t, np.ndarray) for t in tensors.values()
-    ):
-        raise CheckpointError(f"{where} is no file that jaxcnn.convert.save wrote.")
-    return traverse_util.unflatten_dict(
-        {name: jnp.asarray(value) for name, value in tensors.items()}, sep="/"
-    )

@@ -19,8 +19,9 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 import jaxcnn
-from jaxcnn.convert.unpickler import CheckpointError
 from jaxcnn.errors import UserError
+from jaxcnn.io.cache import cache_folder
+from jaxcnn.io.unpickler import CheckpointError
 
 try:
     import fcntl
@@ -49,28 +50,6 @@ class _BrokenError(Exception):
     def __init__(self, reason: str, connected: bool):
         super().__init__(reason)
         self.connected = connected
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: ``$JAXCNN_CACHE``, or ``jaxcnn`` in the user's folder of caches.
-
-    The latter is ``$XDG_CACHE_HOME`` or ``~/.cache``.
-
-    Raises:
-        UserError: if none of them is known.
-    """
-    if own := os.environ.get("JAXCNN_CACHE"):
-        return Path(os.path.expanduser(own))
-    caches = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(caches):  # the standard has relative ones ignored
-        return Path(caches, "jaxcnn")
-    try:
-        return Path.home() / ".cache" / "jaxcnn"
-    except RuntimeError as error:
-        raise UserError(
-            "There is no home folder to keep downloads in; set JAXCNN_CACHE to a folder where you "
-            "may write."
-        ) from error
 
 
 def download(url: str, folder: str | os.PathLike[str] | None = None) -> Path:

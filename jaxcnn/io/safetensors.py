@@ -8,15 +8,14 @@ import json
 import math
 import os
 import struct
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from jaxcnn.convert.unpickler import CheckpointError
+from jaxcnn.io.atomic import atomic_write
+from jaxcnn.io.unpickler import CheckpointError
 
 _DTYPES: dict[str, np.dtype] = {
     name: np.dtype(dtype)
@@ -117,21 +116,7 @@ def write_safetensors(path: str | os.PathLike[str], tensors: Mapping[str, np.nda
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(len(text) + 8) % _ALIGNMENT)
 
-    path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(struct.pack("<Q", len(text)) + text)
-            for _, array in ordered:
-                file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
+    with atomic_write(path) as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for _, array in ordered:
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)

@@ -25,7 +25,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from jaxcnn.convert.unpickler import Call, CheckpointError, Unpickler
+from jaxcnn.io.unpickler import Call, CheckpointError, Unpickler
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 

@@ -1,0 +1,48 @@
+"""Files that are written completely or not at all."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Opens a file for writing that replaces ``path`` when the block ends.
+
+    The bytes go to a temporary file in the same folder, which gets the name only when the block
+    ended without an error; after an error it is deleted, and ``path`` is as it was before.
+
+    Args:
+        path: the file to write; an existing one is replaced.
+
+    Yields:
+        The temporary file, opened in binary mode.
+
+    Raises:
+        OSError: if the file cannot be written.
+
+    Example::
+
+        with atomic_write(workdir / "config.json") as file:
+            file.write(text.encode())
+    """
+    path = Path(path)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's files are private
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
