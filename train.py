@@ -1,24 +1,28 @@
-"""Trains a network: ``python train.py --config configs/resnet18.py:digits``."""
+"""Train a network: ``python train.py --config configs/resnet18.py:digits``."""
 
-from collections.abc import Sequence
+from jaxcnn.training import signals
 
-from absl import app, flags
-from ml_collections import config_flags
+signals.exit_on_signals()  # before the heavy imports, in which Ctrl-C could be lost
 
-from jaxcnn.training import main as training
+from collections.abc import Sequence  # noqa: E402
+
+from absl import app, flags  # noqa: E402
+from ml_collections import config_flags  # noqa: E402
+
+from jaxcnn.training import main as training  # noqa: E402
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file(
     "config",
     None,
-    "The config file, with a dataset after a colon if it is not to be the file's own "
+    "The config file, and after a colon the dataset if it is not to be ImageNet "
     "(configs/resnet18.py:digits). Each key is a flag too: --config.batch_size=128.",
     lock_config=True,
 )
 flags.DEFINE_string(
     "workdir",
     None,
-    "Where metrics and checkpoints go; a run that is there already goes on. "
+    "Where metrics and checkpoints go; a run that is already there resumes. "
     "By default a new folder under runs/.",
 )
 flags.DEFINE_string(
@@ -30,12 +34,12 @@ flags.DEFINE_string(
     "host:port of process 0, where several processes train together. "
     "TPU pods and Slurm need none of these three flags.",
 )
-flags.DEFINE_integer("num_processes", None, "How many processes train together.")
+flags.DEFINE_integer("num_processes", None, "Number of processes that train together.")
 flags.DEFINE_integer("process_id", None, "The number of this process, from 0.")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Does what the flags ask for; gives the exit status."""
+    """Do what the flags ask for, and return the exit status."""
     return training.main(
         argv[1:],
         config=lambda: FLAGS.config,

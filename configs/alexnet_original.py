@@ -1,10 +1,13 @@
-"""alexnet_original: Krizhevsky et al. 2012, on ImageNet, or what suits another dataset."""
+"""alexnet_original (Krizhevsky et al. 2012).
 
-from ml_collections import config_dict
+Trained with the recipe "without_norm" of jaxcnn/training/recipes.py.
+"""
 
-from jaxcnn.training.recipes import recipe
+from ml_collections import ConfigDict
+
+from jaxcnn.training.config import open_config
 
 
-def get_config(dataset: str = "imagenet2012") -> config_dict.ConfigDict:
+def get_config(dataset: str = "imagenet2012") -> ConfigDict:
     """The config for a dataset: ``--config configs/alexnet_original.py:cifar10``."""
-    return recipe("alexnet_original", dataset)
+    return open_config("alexnet_original", dataset)

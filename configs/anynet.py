@@ -1,10 +1,13 @@
-"""anynet: Radosavovic et al. 2020, on ImageNet, or what suits another dataset."""
+"""anynet (Radosavovic et al. 2020).
 
-from ml_collections import config_dict
+Trained with the recipe "reference" of jaxcnn/training/recipes.py.
+"""
 
-from jaxcnn.training.recipes import recipe
+from ml_collections import ConfigDict
+
+from jaxcnn.training.config import open_config
 
 
-def get_config(dataset: str = "imagenet2012") -> config_dict.ConfigDict:
+def get_config(dataset: str = "imagenet2012") -> ConfigDict:
     """The config for a dataset: ``--config configs/anynet.py:cifar10``."""
-    return recipe("anynet", dataset)
+    return open_config("anynet", dataset)

@@ -1,10 +1,13 @@
-"""convnext_base: Liu et al. 2022, on ImageNet, or what suits another dataset."""
+"""convnext_base (Liu et al. 2022).
 
-from ml_collections import config_dict
+Trained with the recipe "reference" of jaxcnn/training/recipes.py.
+"""
 
-from jaxcnn.training.recipes import recipe
+from ml_collections import ConfigDict
+
+from jaxcnn.training.config import open_config
 
 
-def get_config(dataset: str = "imagenet2012") -> config_dict.ConfigDict:
+def get_config(dataset: str = "imagenet2012") -> ConfigDict:
     """The config for a dataset: ``--config configs/convnext_base.py:cifar10``."""
-    return recipe("convnext_base", dataset)
+    return open_config("convnext_base", dataset)

@@ -1,10 +1,13 @@
-"""efficientnet_b6: Tan and Le 2019, on ImageNet, or what suits another dataset."""
+"""efficientnet_b6 (Tan and Le 2019).
 
-from ml_collections import config_dict
+Trained with the recipe "reference" of jaxcnn/training/recipes.py.
+"""
 
-from jaxcnn.training.recipes import recipe
+from ml_collections import ConfigDict
+
+from jaxcnn.training.config import open_config
 
 
-def get_config(dataset: str = "imagenet2012") -> config_dict.ConfigDict:
+def get_config(dataset: str = "imagenet2012") -> ConfigDict:
     """The config for a dataset: ``--config configs/efficientnet_b6.py:cifar10``."""
-    return recipe("efficientnet_b6", dataset)
+    return open_config("efficientnet_b6", dataset)

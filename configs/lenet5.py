@@ -1,12 +1,13 @@
-"""lenet5: LeCun et al. 1998, with today's SGD."""
+"""lenet5 (LeCun et al. 1998).
 
-from ml_collections import config_dict
+Trained with the recipe "lenet" of jaxcnn/training/recipes.py.
+"""
 
-from jaxcnn.training.recipes import recipe
+from ml_collections import ConfigDict
+
+from jaxcnn.training.config import open_config
 
 
-def get_config(dataset: str = "mnist") -> config_dict.ConfigDict:
+def get_config(dataset: str = "mnist") -> ConfigDict:
     """The config for a dataset: ``--config configs/lenet5.py:fashion_mnist``."""
-    config = recipe("lenet5", dataset)
-    config.learning_rate = 0.02  # without batch norm it bears less than a ResNet
-    return config
+    return open_config("lenet5", dataset)

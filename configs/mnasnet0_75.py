@@ -1,10 +1,13 @@
-"""mnasnet0_75: Tan et al. 2019, on ImageNet, or what suits another dataset."""
+"""mnasnet0_75 (Tan et al. 2019).
 
-from ml_collections import config_dict
+Trained with the recipe "reference" of jaxcnn/training/recipes.py.
+"""
 
-from jaxcnn.training.recipes import recipe
+from ml_collections import ConfigDict
+
+from jaxcnn.training.config import open_config
 
 
-def get_config(dataset: str = "imagenet2012") -> config_dict.ConfigDict:
+def get_config(dataset: str = "imagenet2012") -> ConfigDict:
     """The config for a dataset: ``--config configs/mnasnet0_75.py:cifar10``."""
-    return recipe("mnasnet0_75", dataset)
+    return open_config("mnasnet0_75", dataset)

@@ -1,10 +1,13 @@
-"""mobilenet_v2: Sandler et al. 2018, on ImageNet, or what suits another dataset."""
+"""mobilenet_v2 (Sandler et al. 2018).
 
-from ml_collections import config_dict
+Trained with the recipe "reference" of jaxcnn/training/recipes.py.
+"""
 
-from jaxcnn.training.recipes import recipe
+from ml_collections import ConfigDict
+
+from jaxcnn.training.config import open_config
 
 
-def get_config(dataset: str = "imagenet2012") -> config_dict.ConfigDict:
+def get_config(dataset: str = "imagenet2012") -> ConfigDict:
     """The config for a dataset: ``--config configs/mobilenet_v2.py:cifar10``."""
-    return recipe("mobilenet_v2", dataset)
+    return open_config("mobilenet_v2", dataset)

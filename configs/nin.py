@@ -1,10 +1,13 @@
-"""nin: Lin et al. 2013, on ImageNet, or what suits another dataset."""
+"""nin (Lin et al. 2013).
 
-from ml_collections import config_dict
+Trained with the recipe "without_norm" of jaxcnn/training/recipes.py.
+"""
 
-from jaxcnn.training.recipes import recipe
+from ml_collections import ConfigDict
+
+from jaxcnn.training.config import open_config
 
 
-def get_config(dataset: str = "imagenet2012") -> config_dict.ConfigDict:
+def get_config(dataset: str = "imagenet2012") -> ConfigDict:
     """The config for a dataset: ``--config configs/nin.py:cifar10``."""
-    return recipe("nin", dataset)
+    return open_config("nin", dataset)

@@ -1,10 +1,13 @@
-"""regnet_x_400mf: Radosavovic et al. 2020, on ImageNet, or what suits another dataset."""
+"""regnet_x_400mf (Radosavovic et al. 2020).
 
-from ml_collections import config_dict
+Trained with the recipe "reference" of jaxcnn/training/recipes.py.
+"""
 
-from jaxcnn.training.recipes import recipe
+from ml_collections import ConfigDict
+
+from jaxcnn.training.config import open_config
 
 
-def get_config(dataset: str = "imagenet2012") -> config_dict.ConfigDict:
+def get_config(dataset: str = "imagenet2012") -> ConfigDict:
     """The config for a dataset: ``--config configs/regnet_x_400mf.py:cifar10``."""
-    return recipe("regnet_x_400mf", dataset)
+    return open_config("regnet_x_400mf", dataset)

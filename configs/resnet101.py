@@ -1,10 +1,13 @@
-"""resnet101: torchvision's reference recipe on ImageNet, or what suits another dataset."""
+"""resnet101 (He et al. 2015).
 
-from ml_collections import config_dict
+Trained with the recipe "reference" of jaxcnn/training/recipes.py.
+"""
 
-from jaxcnn.training.recipes import recipe
+from ml_collections import ConfigDict
+
+from jaxcnn.training.config import open_config
 
 
-def get_config(dataset: str = "imagenet2012") -> config_dict.ConfigDict:
+def get_config(dataset: str = "imagenet2012") -> ConfigDict:
     """The config for a dataset: ``--config configs/resnet101.py:cifar10``."""
-    return recipe("resnet101", dataset)
+    return open_config("resnet101", dataset)

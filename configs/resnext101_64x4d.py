@@ -1,10 +1,13 @@
-"""resnext101_64x4d: torchvision's reference recipe on ImageNet, or what suits another dataset."""
+"""resnext101_64x4d (Xie et al. 2016).
 
-from ml_collections import config_dict
+Trained with the recipe "reference" of jaxcnn/training/recipes.py.
+"""
 
-from jaxcnn.training.recipes import recipe
+from ml_collections import ConfigDict
+
+from jaxcnn.training.config import open_config
 
 
-def get_config(dataset: str = "imagenet2012") -> config_dict.ConfigDict:
+def get_config(dataset: str = "imagenet2012") -> ConfigDict:
     """The config for a dataset: ``--config configs/resnext101_64x4d.py:cifar10``."""
-    return recipe("resnext101_64x4d", dataset)
+    return open_config("resnext101_64x4d", dataset)

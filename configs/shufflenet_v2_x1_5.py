@@ -1,10 +1,13 @@
-"""shufflenet_v2_x1_5: Ma et al. 2018, on ImageNet, or what suits another dataset."""
+"""shufflenet_v2_x1_5 (Ma et al. 2018).
 
-from ml_collections import config_dict
+Trained with the recipe "reference" of jaxcnn/training/recipes.py.
+"""
 
-from jaxcnn.training.recipes import recipe
+from ml_collections import ConfigDict
+
+from jaxcnn.training.config import open_config
 
 
-def get_config(dataset: str = "imagenet2012") -> config_dict.ConfigDict:
+def get_config(dataset: str = "imagenet2012") -> ConfigDict:
     """The config for a dataset: ``--config configs/shufflenet_v2_x1_5.py:cifar10``."""
-    return recipe("shufflenet_v2_x1_5", dataset)
+    return open_config("shufflenet_v2_x1_5", dataset)

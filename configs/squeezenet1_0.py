@@ -1,10 +1,13 @@
-"""squeezenet1_0: Iandola et al. 2016, on ImageNet, or what suits another dataset."""
+"""squeezenet1_0 (Iandola et al. 2016).
 
-from ml_collections import config_dict
+Trained with the recipe "without_norm" of jaxcnn/training/recipes.py.
+"""
 
-from jaxcnn.training.recipes import recipe
+from ml_collections import ConfigDict
+
+from jaxcnn.training.config import open_config
 
 
-def get_config(dataset: str = "imagenet2012") -> config_dict.ConfigDict:
+def get_config(dataset: str = "imagenet2012") -> ConfigDict:
     """The config for a dataset: ``--config configs/squeezenet1_0.py:cifar10``."""
-    return recipe("squeezenet1_0", dataset)
+    return open_config("squeezenet1_0", dataset)

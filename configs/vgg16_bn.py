@@ -1,10 +1,13 @@
-"""vgg16_bn: Simonyan and Zisserman 2014, on ImageNet, or what suits another dataset."""
+"""vgg16_bn (Simonyan and Zisserman 2014).
 
-from ml_collections import config_dict
+Trained with the recipe "reference" of jaxcnn/training/recipes.py.
+"""
 
-from jaxcnn.training.recipes import recipe
+from ml_collections import ConfigDict
+
+from jaxcnn.training.config import open_config
 
 
-def get_config(dataset: str = "imagenet2012") -> config_dict.ConfigDict:
+def get_config(dataset: str = "imagenet2012") -> ConfigDict:
     """The config for a dataset: ``--config configs/vgg16_bn.py:cifar10``."""
-    return recipe("vgg16_bn", dataset)
+    return open_config("vgg16_bn", dataset)

@@ -1,10 +1,13 @@
-"""wide_resnet101_2: torchvision's reference recipe on ImageNet, or what suits another dataset."""
+"""wide_resnet101_2 (Zagoruyko and Komodakis 2016).
 
-from ml_collections import config_dict
+Trained with the recipe "reference" of jaxcnn/training/recipes.py.
+"""
 
-from jaxcnn.training.recipes import recipe
+from ml_collections import ConfigDict
+
+from jaxcnn.training.config import open_config
 
 
-def get_config(dataset: str = "imagenet2012") -> config_dict.ConfigDict:
+def get_config(dataset: str = "imagenet2012") -> ConfigDict:
     """The config for a dataset: ``--config configs/wide_resnet101_2.py:cifar10``."""
-    return recipe("wide_resnet101_2", dataset)
+    return open_config("wide_resnet101_2", dataset)

@@ -1,4 +1,4 @@
-"""Orbax checkpoints of a replicated state: asynchronous, the last few kept."""
+"""Orbax checkpoints of a replicated state: asynchronous, of which the last few are kept."""
 
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,12 @@ from jaxcnn.training.step import TrainState
 class Checkpoints:
     """The checkpoints in a folder, by step.
 
-    One replica is saved, as host arrays, so that a checkpoint may be read on any number of
-    devices and hosts. Every process calls :meth:`save`; the first one writes.
+    One replica is saved, as host arrays, so that a checkpoint can be restored on any number of
+    devices and hosts. Every process calls :meth:`save`; the main process writes.
 
     Args:
-        directory: made if it is not there.
-        keep: how many of the last checkpoints stay.
+        directory: the folder; made if it does not exist.
+        keep: how many of the last checkpoints are kept.
     """
 
     def __init__(self, directory: Path, *, keep: int = 3):
@@ -36,7 +36,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, state: TrainState) -> None:
-        """Saves a replicated state in the background; does nothing if its step is saved already."""
+        """Save a replicated state in the background, unless its step is saved already."""
         replica = jax.tree.map(
             lambda leaf: np.array(leaf, copy=True),  # a view of a donated buffer would change
             jax_utils.unreplicate(state),
@@ -46,16 +46,16 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.StandardSave(_as_dict(replica)))
 
     def restore(self, like: TrainState) -> TrainState:
-        """Reads the newest checkpoint.
+        """Read the newest checkpoint.
 
         Args:
-            like: an unreplicated state with the shapes and dtypes that are wanted.
+            like: an unreplicated state with the expected shapes and dtypes.
 
         Returns:
             The state as host arrays, unreplicated.
 
         Raises:
-            UserError: if the checkpoint is of another model or optimiser.
+            UserError: if the checkpoint is damaged, or of a different model or optimiser.
         """
         step = self.latest_step
         wanted = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), _as_dict(like))
@@ -63,19 +63,19 @@ class Checkpoints:
             saved = self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
         except (KeyError, ValueError) as error:
             raise UserError(
-                f"The checkpoint of step {step} in {self._directory} is of another model or "
-                f"optimiser, or damaged; use another --workdir, or remove that checkpoint to go "
-                f"on from the one before."
+                f"The checkpoint of step {step} in {self._directory} belongs to a different model "
+                f"or optimiser, or is damaged; use another --workdir, or remove that checkpoint to "
+                f"resume from the one before."
             ) from error
         if jax.tree.map(np.shape, saved) != jax.tree.map(np.shape, wanted):
             raise UserError(
-                f"The checkpoint of step {step} in {self._directory} has other shapes than this "
-                f"model; use another --workdir."
+                f"The checkpoint of step {step} in {self._directory} belongs to a different model: "
+                f"its shapes are not those of this one; use another --workdir."
             )
         return TrainState(**saved)
 
     def close(self) -> None:
-        """Waits until the last checkpoint is on disk."""
+        """Wait until the last checkpoint is on disk."""
         self._manager.wait_until_finished()
         self._manager.close()
 

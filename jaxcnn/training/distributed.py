@@ -1,4 +1,4 @@
-"""Several processes: finding each other, and agreeing."""
+"""Runs of several processes: connecting them, and agreeing among them."""
 
 import importlib.util
 import os
@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import jax
 import numpy as np
-from jax._src import distributed as jax_distributed  # its key-value store has no public door
+from jax._src import distributed as jax_distributed  # its key-value store has no public API
 from jax.experimental import multihost_utils
 
 from jaxcnn.errors import UserError
@@ -24,18 +24,18 @@ def initialize(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> None:
-    """Connects this process with the others of the run, if there are others.
+    """Connect this process to the others of the run, if there are any.
 
-    On a TPU pod and under Slurm (``srun``) all is found by itself. Elsewhere give the three
-    arguments. Must run before anything else asks JAX for devices.
+    On a TPU pod and under Slurm (``srun``) the processes find each other. Elsewhere give the
+    three arguments. Must be called before anything else asks JAX for devices.
 
     Args:
         coordinator_address: ``host:port`` of process 0.
         num_processes: how many processes there are.
-        process_id: this one's number, from 0.
+        process_id: the number of this process, from 0.
 
     Raises:
-        UserError: if only some of the three are given.
+        UserError: if only some of the three are given, or their values do not fit.
     """
     given = [coordinator_address, num_processes, process_id]
     if any(value is not None for value in given):
@@ -46,12 +46,12 @@ def initialize(
             )
         if not 0 <= process_id < num_processes:
             raise UserError(
-                f"--process_id is {process_id}, but it must be from 0 to {num_processes - 1} "
-                f"(--num_processes less one)."
+                f"--process_id={process_id} is out of range; it must be from 0 to "
+                f"{num_processes - 1} (one less than --num_processes)."
             )
         if not re.fullmatch(r".+:\d+", coordinator_address):
             raise UserError(
-                f"--coordinator_address is {coordinator_address!r}; it must be host:port."
+                f"--coordinator_address={coordinator_address} has no port; it must be host:port."
             )
         jax.distributed.initialize(coordinator_address, num_processes, process_id)
     elif _is_slurm_step(os.environ) or _is_tpu_pod(os.environ):
@@ -69,78 +69,80 @@ def _is_tpu_pod(environ: Mapping[str, str]) -> bool:
     return len(hosts) > 1 or (on_tpu and environ.get("JAX_PLATFORMS", "tpu") == "tpu")
 
 
-def is_alone() -> bool:
-    """Whether this is the only process."""
+def is_single_process() -> bool:
+    """Whether this run has one process only."""
     return jax.process_count() == 1
 
 
-def is_first() -> bool:
-    """Whether this is the process that speaks and writes for all."""
+def is_main_process() -> bool:
+    """Whether this is the process that prints and writes for all."""
     return jax.process_index() == 0
 
 
-def first_then_all(name: str, action: Callable[[], T]) -> T:
-    """Does something on the first process, and then on the others.
+def main_process_first(name: str, action: Callable[[], T]) -> T:
+    """Run an action on the main process, and then on the others.
 
-    What the first is refused, all are: each raises the same error. The others wait for as long
-    as it takes, which a collective would not.
+    The others wait for as long as the main process takes, which a collective would not allow.
 
     Args:
-        name: a name of this occasion.
-        action: what is done.
+        name: a name that is unique within the run.
+        action: what to run.
+
+    Returns:
+        What ``action`` returned on this process.
 
     Raises:
-        UserError: where ``action`` does.
+        UserError: where ``action`` raises one on the main process, on all processes.
     """
-    if is_alone():
+    if is_single_process():
         return action()
     client = jax_distributed.global_state.client
-    if is_first():
+    if is_main_process():
         try:
             result = action()
         except UserError as error:
-            client.key_value_set(name, f"refused: {error}")
+            client.key_value_set(name, f"error: {error}")
             raise
         client.key_value_set(name, "done")
         return result
     outcome = client.blocking_key_value_get(name, _PATIENCE)
     if outcome != "done":
-        raise UserError(outcome.removeprefix("refused: "))
+        raise UserError(outcome.removeprefix("error: "))
     return action()
 
 
 def barrier(name: str) -> None:
-    """Waits until every process is here."""
-    if not is_alone():
+    """Wait until every process has called this with the same name."""
+    if not is_single_process():
         multihost_utils.sync_global_devices(name)
 
 
 def any_process(flag: bool) -> bool:
-    """Whether the flag is set on any process; every process must ask."""
-    if is_alone():
+    """Whether the flag is set on any process; every process must call this."""
+    if is_single_process():
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
 
 
-def sum_of_all(number: int) -> int:
-    """The sum over all processes; every process must ask."""
-    if is_alone():
+def sum_over_processes(number: int) -> int:
+    """The sum over all processes; every process must call this."""
+    if is_single_process():
         return number
     return int(np.sum(multihost_utils.process_allgather(np.array(number))))
 
 
-def check_equal(number: Callable[[], int], refusal: str) -> None:
-    """Checks that a number is the same on every process; every process must ask.
+def check_equal(value: Callable[[], int], message: str) -> None:
+    """Check that a number is the same on every process; every process must call this.
 
     Args:
-        number: gives it; not called where there is one process only.
-        refusal: what to say if it is not.
+        value: computes the number; it must fit into 31 bits. Not called in a single process.
+        message: of the error.
 
     Raises:
-        UserError: the refusal, on all of them, if it is not.
+        UserError: on all processes, if the numbers differ.
     """
-    if is_alone():
+    if is_single_process():
         return
-    numbers = multihost_utils.process_allgather(np.array(number()))
+    numbers = multihost_utils.process_allgather(np.array(value()))
     if len(set(numbers.flat)) > 1:
-        raise UserError(refusal)
+        raise UserError(message)

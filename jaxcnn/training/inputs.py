@@ -1,5 +1,6 @@
-"""A config's data, on the devices."""
+"""A run's images, on the devices."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,14 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from ml_collections import ConfigDict
 
 from jaxcnn.data import pipeline
-from jaxcnn.data.source import Source, open_source
+from jaxcnn.data.source import Source
 from jaxcnn.errors import UserError
 from jaxcnn.io.atomic import atomic_write
 from jaxcnn.training import distributed
-from jaxcnn.training.request import AXIS
+from jaxcnn.training.step import AXIS
 
 MEAN_IMAGE = "mean_image.npy"
 # Batches on the devices beside the one in use.
@@ -23,48 +23,52 @@ _AHEAD = 2
 
 
 class Inputs:
-    """The training and the evaluation split of a config.
+    """The training and the evaluation split of a run.
 
     Args:
-        config: of the run.
-        data_dir: where tfds's prepared datasets are; None: tfds's own default.
-        tell: is given a sentence about each bad image, once.
+        train: the training split.
+        evaluation: the evaluation split.
+        train_preprocess: what training does to an image on the host.
+        eval_preprocess: what evaluation does.
+        batch_size: images per training step, over all devices.
+        eval_batch_size: images per evaluation step, rounded up to a multiple of the devices.
+        seed: of shuffles, crops and flips.
+        max_skipped: the fraction of a split's images that may be bad.
+        report: called with a sentence about each bad image, once.
 
     Attributes:
         train: the training split.
         evaluation: the evaluation split.
-        channels: of the images that the network gets.
-
-    Raises:
-        UserError: see :func:`jaxcnn.data.source.open_source`.
     """
 
-    def __init__(self, config: ConfigDict, data_dir: str | None, tell: Callable[[str], None]):
-        def both() -> tuple[Source, Source]:
-            return (
-                open_source(config.dataset, config.train_split, data_dir),
-                open_source(config.dataset, config.eval.split, data_dir),
-            )
-
-        # The first process prepares the dataset if need be.
-        self.train, self.evaluation = distributed.first_then_all("dataset", both)
-        distributed.check_equal(
-            # JAX's integers end there.
-            lambda: (self.train.digest ^ self.evaluation.digest) % 2**31,
-            f"The processes do not find the same examples in {config.dataset}; give all of them "
-            f"the same files.",
-        )
-        self.channels = config.channels or self.train.channels
-        self._config = config
-        self._train_skips = pipeline.Skips(self.train, tell)
-        self._eval_skips = pipeline.Skips(self.evaluation, tell)
+    def __init__(
+        self,
+        train: Source,
+        evaluation: Source,
+        train_preprocess: pipeline.TrainPreprocess,
+        eval_preprocess: pipeline.EvalPreprocess,
+        *,
+        batch_size: int,
+        eval_batch_size: int,
+        seed: int,
+        max_skipped: float,
+        report: Callable[[str], None],
+    ):
+        self.train, self.evaluation = train, evaluation
+        self._train_preprocess, self._eval_preprocess = train_preprocess, eval_preprocess
+        devices = jax.device_count()
+        self._batch_size = batch_size
+        self._eval_batch_size = math.ceil(eval_batch_size / devices) * devices
+        self._seed, self._max_skipped = seed, max_skipped
+        self._bad_train_images = pipeline.BadImageLog(train, report)
+        self._bad_eval_images = pipeline.BadImageLog(evaluation, report)
         self._hosts = {
             "process_index": jax.process_index(),
             "process_count": jax.process_count(),
         }
 
-    def train_batches(self, start_step: int, num_steps: int) -> Iterator[Any]:
-        """Batches of the steps ``start_step`` to ``num_steps`` - 1, split over the local devices.
+    def train_batches(self, start_step: int, num_steps: int) -> Iterator[tuple[Any, int]]:
+        """Batches of the steps ``start_step`` to ``num_steps - 1``, split over the local devices.
 
         Args:
             start_step: number of the first step.
@@ -72,27 +76,16 @@ class Inputs:
 
         Yields:
             The devices' part of :func:`jaxcnn.data.pipeline.train_batches`, and how many bad
-            images this host met on the way.
+            images this host met while making it.
         """
-        config, augment = self._config, self._config.augment
-        preprocess = pipeline.TrainPreprocess(
-            image_size=config.image_size,
-            channels=self.channels,
-            crop=augment.crop,
-            fit=config.fit,
-            padding=augment.padding,
-            flip=augment.flip,
-            interpolation=config.interpolation,
-            policy=augment.policy,
-        )
         batches = pipeline.train_batches(
             self.train,
-            preprocess,
-            batch_size=config.batch_size,
-            seed=config.seed,
+            self._train_preprocess,
+            batch_size=self._batch_size,
+            seed=self._seed,
             start_step=start_step,
             num_steps=num_steps,
-            skips=self._train_skips,
+            bad_images=self._bad_train_images,
             **self._hosts,
         )
 
@@ -109,38 +102,42 @@ class Inputs:
         Yields:
             The devices' part of :func:`jaxcnn.data.pipeline.eval_batches`.
         """
-        crops = self._config.eval.crops
-        batches = self._in_order(self.evaluation, crops, self._eval_skips, **self._hosts)
+        batches = pipeline.eval_batches(
+            self.evaluation,
+            self._eval_preprocess,
+            batch_size=self._eval_batch_size,
+            bad_images=self._bad_eval_images,
+            **self._hosts,
+        )
         return pipeline.in_background(map(_on_devices, batches), _AHEAD)
 
     def check_skipped(self, source: Source, skipped: int) -> None:
-        """Checks that not too many images were bad; all hosts must know the same number.
+        """Check that not too many images were bad; all hosts must pass the same number.
 
         Args:
-            source: their split.
-            skipped: how many were, in one epoch over all hosts.
+            source: the split they are from.
+            skipped: how many were bad, in one epoch over all hosts.
 
         Raises:
-            UserError: if that is more than ``config.max_skipped`` of the split, rounded up.
+            UserError: if that is more than ``max_skipped`` of the split, rounded up.
         """
-        most = self._config.max_skipped
-        if skipped > math.ceil(most * source.num_examples):
+        if skipped > math.ceil(self._max_skipped * source.num_examples):
             split = "training" if source is self.train else "evaluation"
             raise UserError(
                 f"{skipped} of the {source.num_examples} {split} images could not be decoded; "
-                f"mend or remove the files that are named above, or raise config.max_skipped "
-                f"({most})."
+                f"repair or remove the files that are named above, or raise config.max_skipped "
+                f"({self._max_skipped})."
             )
 
-    def mean_image(self, workdir: Path, *, begun: bool) -> np.ndarray:
-        """The mean of the training images as evaluation would show them, in ``workdir``.
+    def mean_image(self, workdir: Path, *, reuse: bool) -> np.ndarray:
+        """The mean of the training images as evaluation would show them, kept in ``workdir``.
 
-        What AlexNet and ZFNet subtract (Krizhevsky et al. 2012, section 2). The first process
+        AlexNet and ZFNet subtract it (Krizhevsky et al. 2012, section 2). The main process
         computes it.
 
         Args:
             workdir: where it is kept.
-            begun: whether it may be there already, for the run goes on.
+            reuse: whether to take the one that is there, if there is one.
 
         Returns:
             ``[size, size, C]`` float32, of values in 0 to 1.
@@ -150,46 +147,32 @@ class Inputs:
         """
         path = workdir / MEAN_IMAGE
 
-        def computed() -> np.ndarray:
-            if distributed.is_first() and not (begun and path.exists()):
-                total, count = np.zeros((), np.int64), 0
-                for batch in self._in_order(self.train, 1, self._train_skips):
-                    there = batch["mask"] > 0
-                    total = total + batch["image"][there].sum(axis=0, dtype=np.int64)
-                    count += int(there.sum())
-                self.check_skipped(self.train, self.train.num_examples - count)
+        def load() -> np.ndarray:
+            if distributed.is_main_process() and not (reuse and path.exists()):
+                mean = self._computed_mean()
                 with atomic_write(path) as file:
-                    np.save(file, (total / max(count, 1) / 255).astype(np.float32))
+                    np.save(file, mean)
             return np.load(path)
 
-        return distributed.first_then_all("mean image", computed)
+        return distributed.main_process_first("mean image", load)
 
-    def _in_order(
-        self, source: Source, crops: int, skips: pipeline.Skips, **hosts: int
-    ) -> Iterator[pipeline.Batch]:
-        config = self._config
-        preprocess = pipeline.EvalPreprocess(
-            image_size=config.image_size,
-            channels=self.channels,
-            crop=config.eval.crop,
-            fit=config.fit,
-            resize_size=config.eval.resize_size,
-            interpolation=config.interpolation,
-            crops=crops,
-        )
-        devices = jax.device_count()
-        batch_size = config.eval.batch_size or config.batch_size
-        return pipeline.eval_batches(
-            source,
-            preprocess,
-            batch_size=math.ceil(batch_size / devices) * devices,
-            skips=skips,
-            **hosts,
-        )
+    def _computed_mean(self) -> np.ndarray:
+        total, count = np.zeros((), np.int64), 0
+        for batch in pipeline.eval_batches(
+            self.train,
+            dataclasses.replace(self._eval_preprocess, crops=1),
+            batch_size=self._eval_batch_size,
+            bad_images=self._bad_train_images,
+        ):
+            decoded = batch["mask"] > 0
+            total = total + batch["image"][decoded].sum(axis=0, dtype=np.int64)
+            count += int(decoded.sum())
+        self.check_skipped(self.train, self.train.num_examples - count)
+        return (total / max(count, 1) / 255).astype(np.float32)
 
 
 def _on_devices(batch: pipeline.Batch) -> Any:
-    """Splits each array's first axis over the local devices, ``[devices, N / devices, ...]``."""
+    """Split each array's first axis over the local devices, ``[devices, N / devices, ...]``."""
     devices = jax.local_devices()
     sharding = NamedSharding(jax.sharding.Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
 

@@ -1,194 +1,207 @@
-"""The training run: a config in, a trained network and its metrics in the workdir out."""
+"""The training run: from an experiment to a trained network and its metrics in the workdir."""
 
 import contextlib
 import dataclasses
 import functools
 import math
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from flax import jax_utils
-from ml_collections import ConfigDict
 
+from jaxcnn.convert.pretrained import initialize_from
 from jaxcnn.errors import UserError
 from jaxcnn.training import distributed
-from jaxcnn.training.augmentation import Augmentation
+from jaxcnn.training.build import Experiment
 from jaxcnn.training.checkpoints import Checkpoints
-from jaxcnn.training.initial import initialized_from
 from jaxcnn.training.inputs import Inputs
-from jaxcnn.training.metrics import MetricsWriter
-from jaxcnn.training.optimizer import make_schedule, sgd
-from jaxcnn.training.progress import Progress, warn
-from jaxcnn.training.request import (
-    AXIS,
-    check_config,
-    check_data,
-    check_devices,
-    claim_workdir,
-    has_begun,
-    model_factory,
-)
+from jaxcnn.training.metrics import METRICS
+from jaxcnn.training.reporting import Reporter, has_evaluation
 from jaxcnn.training.signals import Stopped, StopSignals
-from jaxcnn.training.step import init_state, make_eval_step, make_train_step, normalizer
+from jaxcnn.training.step import (
+    AXIS,
+    TrainState,
+    init_state,
+    make_eval_step,
+    make_train_step,
+    normalizer,
+)
+from jaxcnn.training.workdir import CHECKPOINTS, claim_workdir, has_checkpoint
 
 ASK_EVERY = 10  # steps between asking the other processes whether they were told to stop
 
 
-def train(config: ConfigDict, workdir: Path, data_dir: str | None = None) -> None:
-    """Trains a network; goes on where it was if the workdir holds this run already.
+def train_and_evaluate(experiment: Experiment, workdir: Path) -> None:
+    """Train a network, or resume the run if the workdir already contains it.
 
     Args:
-        config: see :func:`jaxcnn.training.recipes.recipe`.
+        experiment: from :func:`jaxcnn.training.build.build`.
         workdir: where ``config.json``, ``metrics.jsonl``, TensorBoard events and
-            ``checkpoints/`` go.
-        data_dir: where prepared datasets are; None: tfds's own default.
+            ``checkpoints/`` are written.
 
     Raises:
-        UserError: if the request cannot be met (nothing is written then), or the loss is no
-            number any more.
+        UserError: if the workdir or the weights cannot be used, too many images are bad, or the
+            loss became NaN or infinite.
         Stopped: after SIGTERM or SIGINT, with the state saved.
     """
-    check_config(config)
-    check_devices(config)
-    model_for = model_factory(config)
-    inputs = Inputs(config, data_dir, tell=warn)
-    check_data(config, inputs.train, inputs.evaluation)
-
-    model = model_for(config.num_classes or inputs.train.num_classes)
-    steps_per_epoch = inputs.train.num_examples // config.batch_size
-    num_steps = config.num_epochs * steps_per_epoch
-    schedule = make_schedule(
-        config.schedule,
-        config.learning_rate,
-        steps_per_epoch=steps_per_epoch,
-        num_epochs=config.num_epochs,
-        warmup_epochs=config.warmup_epochs,
-        decay_epochs=config.decay_epochs,
-        decay_factor=config.decay_factor,
-    )
-    optimizer = sgd(
-        schedule,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        nesterov=config.nesterov,
-    )
-    image_shape = (1, config.image_size, config.image_size, inputs.channels)
-    state = init_state(model, optimizer, image_shape, seed=config.seed)
-    if config.sync_batch_norm and not state.batch_stats:
-        raise UserError(f"{config.model} has no batch norms; leave config.sync_batch_norm False.")
+    plan, inputs = experiment.plan, experiment.inputs
+    state, reinitialized = _initial_state(experiment, resuming=has_checkpoint(workdir))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    begins_anew: list[str] = []  # heads of another size than in config.init_from
-    if config.init_from is not None and not has_begun(workdir):
-        state, begins_anew = initialized_from(state, model, config.model, config.init_from)
+    _claim(experiment, workdir)
+    with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(StopSignals())  # the first: closing is not interrupted
+        checkpoints = Checkpoints(workdir / CHECKPOINTS, keep=experiment.keep_checkpoints)
+        stack.callback(checkpoints.close)
+        if checkpoints.latest_step is not None:
+            state = checkpoints.restore(state)
+        start_step = int(state.step)
+        reporter = Reporter(workdir, plan, experiment.schedule, start_step)
+        stack.callback(reporter.close)
+        _announce(experiment, workdir, parameters, reinitialized, start_step, reporter)
 
-    first = distributed.is_first()
-    distributed.first_then_all("workdir", lambda: claim_workdir(workdir, config, write=first))
-    distributed.barrier("begin")
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep)
-    if checkpoints.latest_step is not None:
-        state = checkpoints.restore(state)
-    start_step = int(state.step)
-    state = jax_utils.replicate(state)
+        train_step, eval_step = _steps(experiment, workdir, start_step, reporter)
+        batches = stack.enter_context(
+            contextlib.closing(inputs.train_batches(start_step, plan.num_steps))
+        )
+        state = jax_utils.replicate(state)
+        skipped = 0  # bad images of this epoch, over all hosts
 
-    metrics = MetricsWriter(workdir, start_step, enabled=distributed.is_first())
-    progress = Progress(
-        start_step=start_step,
-        num_steps=num_steps,
-        steps_per_epoch=steps_per_epoch,
-        batch_size=config.batch_size,
-        shown=distributed.is_first(),
+        def evaluate_now(step: int) -> None:
+            with reporter.paused():
+                values = evaluate(eval_step, state.variables, inputs)
+                _check_finite(values["loss"], step, workdir)
+                reporter.write_evaluation(step, values)
+
+        if _lacks_evaluation(experiment, workdir, start_step):
+            evaluate_now(start_step)
+        for step, batch in enumerate(reporter.timed_batches(batches), start_step + 1):
+            state, metrics = train_step(state, batch)
+            reporter.step(metrics)
+            if plan.logs(step):
+                values = reporter.training(step)
+                _check_finite(values["loss"], step, workdir)
+                skipped += values["skipped"]
+                inputs.check_skipped(inputs.train, skipped)
+                reporter.write_training(step, values)
+            if plan.ends_epoch(step):
+                skipped = 0
+            if plan.saves(step):  # before the evaluation, which may fail
+                with reporter.paused():
+                    checkpoints.save(state)
+            if plan.evaluates(step):
+                evaluate_now(step)
+            may_ask = plan.logs(step) or step % ASK_EVERY == 0
+            if step < plan.num_steps and (number := _stop_requested(signals, may_ask)):
+                checkpoints.save(state)
+                raise Stopped(number)
+    distributed.barrier("trained")
+
+
+def _initial_state(experiment: Experiment, *, resuming: bool) -> tuple[TrainState, list[str]]:
+    """The state before the first step, and the heads that ``init_from`` does not fit."""
+    model = experiment.model
+    state = init_state(model, experiment.optimizer, experiment.image_shape, seed=experiment.seed)
+    if experiment.init_from is None or resuming:
+        return state, []
+    variables, reinitialized = initialize_from(
+        state.variables, model, experiment.name, experiment.init_from
     )
-    mean = config.mean
-    if config.subtract_mean_image:
-        progress.say("Computing the mean of the training images, or reading it.")
-        mean = inputs.mean_image(workdir, begun=start_step > 0)
-    normalize = normalizer(mean, config.std)
-    train_step = _pmap(
-        make_train_step(
-            model,
-            optimizer,
-            normalize=normalize,
-            augmentation=_augmentation(config),
-            label_smoothing=config.label_smoothing,
-            seed=config.seed,
-        ),
-        donate_argnums=0,
+    state = dataclasses.replace(
+        state, params=variables["params"], batch_stats=variables.get("batch_stats", {})
     )
-    eval_step = _pmap(make_eval_step(model, normalize=normalize))
-    batches = inputs.train_batches(start_step, num_steps)
+    return state, reinitialized
 
-    progress.say(
-        f"{config.model} ({parameters:,} parameters) on {config.dataset}: "
+
+def _claim(experiment: Experiment, workdir: Path) -> None:
+    claim = functools.partial(
+        claim_workdir,
+        workdir,
+        experiment.settings,
+        experiment.inputs.train.classes,
+        resumable=experiment.resumable,
+        write=distributed.is_main_process(),
+    )
+    distributed.main_process_first("workdir", claim)
+    distributed.barrier("workdir")
+
+
+def _announce(
+    experiment: Experiment,
+    workdir: Path,
+    parameters: int,
+    reinitialized: list[str],
+    start_step: int,
+    reporter: Reporter,
+) -> None:
+    plan, inputs = experiment.plan, experiment.inputs
+    reporter.say(
+        f"{experiment.name} ({parameters:,} parameters) on {experiment.dataset}: "
         f"{inputs.train.num_examples:,} training and {inputs.evaluation.num_examples:,} evaluation "
-        f"examples; {config.num_epochs} epochs of {steps_per_epoch} steps of {config.batch_size} "
+        f"examples; {plan.num_epochs} epochs of {plan.steps_per_epoch} steps of {plan.batch_size} "
         f"images on {jax.device_count()} {jax.default_backend()} device(s); workdir {workdir}"
     )
-    if begins_anew:
-        progress.say(
-            f"Initialised from {config.init_from}, but for {', '.join(begins_anew)}, of another "
-            f"number of classes."
+    if reinitialized:
+        reporter.say(
+            f"Initialized from {experiment.init_from}; re-initialized for other classes: "
+            f"{', '.join(reinitialized)}."
         )
     if start_step:
-        progress.say(f"Going on from step {start_step} of {num_steps}.")
+        reporter.say(f"Resuming from step {start_step} of {plan.num_steps}.")
 
-    recent: list[Any] = []  # metrics of the steps since the last report, still on the devices
-    skipped = 0  # bad images since then, on this host
-    skipped_in_epoch = 0  # on all hosts
-    with StopSignals() as signals, contextlib.closing(batches):
-        waited_for = progress.waiting(batches)
-        for step, (batch, bad_images) in enumerate(waited_for, start_step + 1):
-            state, step_metrics = train_step(state, batch)
-            recent.append(step_metrics)
-            skipped += bad_images
-            if len(recent) > 1:
-                jax.block_until_ready(recent[-2])  # or batches would pile up on the devices
-            progress.stepped(step_metrics)
 
-            last = step == num_steps
-            epoch, in_epoch = divmod(step, steps_per_epoch)
-            reports = step % config.log_every_steps == 0 or in_epoch == 0
-            if reports:
-                values = _means(recent)
-                recent.clear()
-                _check_finite(values["loss"], step, workdir)
-                values["learning_rate"] = float(schedule(step - 1))
-                values["skipped"] = distributed.sum_of_all(skipped)
-                skipped = 0
-                skipped_in_epoch += values["skipped"]
-                inputs.check_skipped(inputs.train, skipped_in_epoch)
-                if in_epoch == 0:
-                    skipped_in_epoch = 0
-                values |= progress.lap()
-                metrics.write(step, step / steps_per_epoch, "train", **values)
-                progress.report(step, values)
-            if in_epoch == 0 and (epoch % config.eval.every_epochs == 0 or last):
-                with progress.paused():
-                    values = evaluate(eval_step, state.variables, inputs)
-                    _check_finite(values["loss"], step, workdir)
-                    metrics.write(step, epoch, "eval", **values)
-                    progress.report_eval(epoch, values)
-            if in_epoch == 0 and (epoch % config.checkpoint.every_epochs == 0 or last):
-                with progress.paused():
-                    checkpoints.save(state)
-            may_ask = reports or step % ASK_EVERY == 0
-            if not last and (signal_number := signals.agreed(may_ask)):
-                checkpoints.save(state)
-                checkpoints.close()
-                progress.close()
-                raise Stopped(signal_number)
-        checkpoints.close()
-    progress.close()
-    metrics.close()
-    distributed.barrier("trained")
+def _steps(
+    experiment: Experiment, workdir: Path, start_step: int, reporter: Reporter
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The pmapped training and evaluation steps."""
+    mean = experiment.mean
+    if experiment.subtract_mean_image:
+        reporter.say("Computing or reading the mean of the training images.")
+        mean = experiment.inputs.mean_image(workdir, reuse=start_step > 0)
+    normalize = normalizer(mean, experiment.std)
+    train_step = make_train_step(
+        experiment.model,
+        experiment.optimizer,
+        normalize=normalize,
+        augmentation=experiment.augmentation,
+        label_smoothing=experiment.label_smoothing,
+        seed=experiment.seed,
+    )
+    eval_step = make_eval_step(experiment.model, normalize=normalize)
+    return _pmap(train_step, donate_argnums=0), _pmap(eval_step)
+
+
+def _pmap(step: Callable[..., Any], **kwargs: Any) -> Callable[..., Any]:
+    return jax.pmap(functools.partial(step, axis_name=AXIS), axis_name=AXIS, **kwargs)
+
+
+def _lacks_evaluation(experiment: Experiment, workdir: Path, step: int) -> bool:
+    """Whether a run was stopped between a checkpoint and its evaluation."""
+    due = experiment.plan.evaluates(step)
+    lacking = due and distributed.is_main_process() and not has_evaluation(workdir / METRICS, step)
+    return distributed.any_process(lacking)
+
+
+def _stop_requested(signals: StopSignals, may_ask: bool) -> int | None:
+    """The signal that any process received, agreed on by all.
+
+    Args:
+        signals: of this process.
+        may_ask: whether to ask the other processes now; the same on all of them.
+    """
+    if distributed.is_single_process():
+        return signals.received
+    if may_ask and distributed.any_process(signals.received is not None):
+        return signals.received or signal.SIGTERM
+    return None
 
 
 def evaluate(
     eval_step: Callable[..., Any], variables: Any, inputs: Inputs
 ) -> dict[str, float | int]:
-    """Scores every example of a split once.
+    """Score every example of the evaluation split once.
 
     Args:
         eval_step: pmapped; see :func:`jaxcnn.training.step.make_eval_step`.
@@ -196,8 +209,8 @@ def evaluate(
         inputs: with the examples.
 
     Returns:
-        Means ``loss``, ``top1``, ``top5``, how many ``examples`` they are of, and how many were
-        ``skipped``.
+        The means ``loss``, ``top1`` and ``top5``, the number of ``examples`` they are taken over,
+        and the number ``skipped``.
 
     Raises:
         UserError: if too many images cannot be decoded, or none can.
@@ -211,31 +224,14 @@ def evaluate(
     skipped = inputs.evaluation.num_examples - examples
     inputs.check_skipped(inputs.evaluation, skipped)
     if not examples:
-        raise UserError("No image of the evaluation split could be decoded; mend the files.")
+        raise UserError("No image of the evaluation split could be decoded; repair the files.")
     means = {name: total / examples for name, total in sums.items()}
     return means | {"examples": examples, "skipped": skipped}
-
-
-def _pmap(step: Callable[..., Any], **kwargs: Any) -> Callable[..., Any]:
-    return jax.pmap(functools.partial(step, axis_name=AXIS), axis_name=AXIS, **kwargs)
-
-
-def _augmentation(config: ConfigDict) -> Augmentation:
-    """What the config has the devices do."""
-    names = [field.name for field in dataclasses.fields(Augmentation)]
-    values = {name: config.augment[name] for name in names}
-    return Augmentation(**values | {"color_jitter": tuple(values["color_jitter"])})
-
-
-def _means(metrics: list[Any]) -> dict[str, float]:
-    """Means over steps of replicated metrics."""
-    host = jax.device_get([jax_utils.unreplicate(values) for values in metrics])
-    return {name: float(np.mean([values[name] for values in host])) for name in host[0]}
 
 
 def _check_finite(loss: float, step: int, workdir: Path) -> None:
     if not math.isfinite(loss):
         raise UserError(
-            f"The loss became {loss} by step {step}; lower config.learning_rate or "
-            f"raise config.warmup_epochs, and begin again in another --workdir than {workdir}."
+            f"The loss became NaN or infinite by step {step}; lower config.learning_rate or raise "
+            f"config.warmup_epochs, and start again in another --workdir than {workdir}."
         )

@@ -1,8 +1,10 @@
 """What ``train.py`` does with its flags, down to the exit status."""
 
 import datetime
+import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,33 +17,63 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 WRONG_REQUEST = 2
-NO_CONFIG_FILE = (
-    "The file of --config is not there, or cannot be read; give one of configs/, such as "
-    "--config configs/resnet18.py, with a dataset after a colon if you like."
-)
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-    """Parses the command line for ``absl.app.run``; a mistake is one sentence and status 2.
+    """Parse the command line for ``absl.app.run``; a mistake is one sentence and status 2.
 
     Returns:
-        What is left when the flags are taken out.
+        The arguments that are not flags.
     """
     if {"--help", "-help", "-h", "-?"} & set(argv):
         print(sys.modules["__main__"].__doc__)
         print(flags.FLAGS.main_module_help())
         sys.exit(0)
     try:
-        return flags.FLAGS(list(argv))
+        arguments = flags.FLAGS(list(argv))
+        # A config file that cannot be opened raises only when the flag's value is used.
+        getattr(flags.FLAGS.config, "model", None)
+        return arguments
     # config_flags runs the config file and sets its keys here: whatever the file or a value of
-    # the wrong type raises is the user's to mend.
+    # the wrong type raises is the user's to fix.
     except Exception as error:
-        if isinstance(error, AttributeError) and isinstance(error.args[0], KeyError):
-            key, _, hint = error.args[0].args[0].partition("\n")
-            sys.exit(_refuse(f"There is no config key {key}; {hint or 'the README lists them.'}"))
-        if isinstance(error, OSError):
-            sys.exit(_refuse(NO_CONFIG_FILE))
-        sys.exit(_refuse(f"{one_sentence(error)} See python train.py --help."))
+        sys.exit(_refuse(_flag_error(error, _config_path(argv))))
+
+
+def _config_path(argv: Sequence[str]) -> str | None:
+    """The file that ``--config`` names, without what stands after its colon."""
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-config"):
+            return (value if equals else following).partition(":")[0]
+    return None
+
+
+def _flag_error(error: BaseException, config_path: str | None) -> str:
+    chain = [error]  # the error, and what it was raised from
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    origin = chain[-1]
+    if config_path is not None:
+        if not os.path.isfile(config_path):
+            return f"config file not found: {config_path}; give one of configs/, such as {EXAMPLE}."
+        if isinstance(origin, UserError):
+            return str(origin)
+        for cause in chain:
+            if isinstance(cause, SyntaxError) and cause.filename == config_path:
+                return f"{config_path}, line {cause.lineno}: {type(cause).__name__}: {cause.msg}."
+            frames = traceback.extract_tb(cause.__traceback__)
+            lines = [frame.lineno for frame in frames if frame.filename == config_path]
+            if lines:
+                name, text = type(cause).__name__, one_sentence(cause)
+                return f"{config_path}, line {lines[-1]}: {name}: {text}"
+    if isinstance(error, AttributeError) and error.args and isinstance(error.args[0], KeyError):
+        key, _, hint = error.args[0].args[0].partition("\n")
+        return f"There is no config key {key}; {hint or 'see docs/training.md for all of them.'}"
+    return f"{one_sentence(error)} See python train.py --help."
+
+
+EXAMPLE = "--config configs/resnet18.py:digits"
 
 
 def main(
@@ -54,11 +86,11 @@ def main(
     num_processes: int | None,
     process_id: int | None,
 ) -> int:
-    """Trains as the flags say.
+    """Train as the flags say.
 
     Args:
-        arguments: what is no flag.
-        config: gives the value of ``--config``.
+        arguments: the arguments that are not flags.
+        config: returns the value of ``--config``.
         workdir: the flag; None: a new folder.
         data_dir: the flag.
         coordinator_address: the flag.
@@ -66,36 +98,36 @@ def main(
         process_id: the flag.
 
     Returns:
-        0: trained; 2: the request was wrong, and one sentence on stderr says how to mend it; 128
-        and the signal's number (143 for SIGTERM): told to stop, state saved.
+        0: trained; 2: the request was wrong, and a sentence on stderr says how to fix it; 128
+        plus the signal's number (143 for SIGTERM): told to stop, state saved.
     """
-    from jaxcnn.training import distributed, request
     from jaxcnn.training.signals import Stopped
 
-    logging.set_verbosity(logging.ERROR)  # or every library tells of its day
+    logging.set_verbosity(logging.ERROR)  # silence INFO logs of all libraries
     try:
         if arguments:
-            raise UserError(f"{arguments[0]!r} is no flag; see python train.py --help.")
-        settings = _read_config(config)
-        distributed.initialize(coordinator_address, num_processes, process_id)
-        request.check_config(settings)
-        request.check_devices(settings)
-        request.model_factory(settings)
+            raise UserError(f"unexpected argument {arguments[0]!r}; see python train.py --help.")
         if workdir and "://" in workdir:
-            raise UserError(f"--workdir is {workdir!r}; it must be on a local or mounted disk.")
-        folder = Path(workdir) if workdir else _new_workdir(settings)
-        # The data come with it: a mistake above is answered sooner.
-        from jaxcnn.training.loop import train
+            raise UserError(f"--workdir={workdir} is not on a local or mounted disk; use one.")
+        settings = config()
+        if settings is None:
+            raise UserError(f"--config is required, for example {EXAMPLE}.")
 
-        train(settings, folder, data_dir)
+        from jaxcnn.training import distributed
+
+        distributed.initialize(coordinator_address, num_processes, process_id)
+        settings = _agreed(settings)
+        folder = Path(workdir) if workdir else _new_workdir(settings)
+        # Only now what reads data: a mistake above is answered sooner.
+        from jaxcnn.training.build import build
+        from jaxcnn.training.loop import train_and_evaluate
+
+        train_and_evaluate(build(settings, data_dir), folder)
     except UserError as error:
         return _refuse(str(error))
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return 128 + signal.SIGINT
     except Stopped as stopped:
         name = signal.Signals(stopped.signal_number).name
-        print(f"Stopped by {name}; run again with --workdir {folder} to go on.", file=sys.stderr)
+        print(f"Stopped by {name}; resume with --workdir {folder}.", file=sys.stderr)
         return 128 + stopped.signal_number
     return 0
 
@@ -105,24 +137,38 @@ def _refuse(sentence: str) -> int:
     return WRONG_REQUEST
 
 
-def _read_config(config: "Callable[[], ConfigDict | None]") -> "ConfigDict":
-    from ml_collections import ConfigDict
+def _agreed(config: "ConfigDict") -> "ConfigDict":
+    """The resolved and valid config, if all processes have the same.
 
-    value = config()
-    if value is None:
-        raise UserError(
-            "There is no --config; give one, such as --config configs/resnet18.py:digits."
-        )
-    if not isinstance(value, ConfigDict):  # config_flags puts off the error of a missing file
-        raise UserError(NO_CONFIG_FILE)
-    return value
+    Raises:
+        UserError: on all processes alike.
+    """
+    import jax
+
+    from jaxcnn.training import distributed
+    from jaxcnn.training.config import digest, resolve, validate
+
+    error = None
+    try:
+        config = resolve(config)
+        validate(config, jax.device_count())
+    except UserError as problem:
+        error = problem
+    distributed.check_equal(
+        lambda: digest(config),
+        "The processes were started with different configs; give all of them the same --config "
+        "and the same --config.KEY flags.",
+    )
+    if error is not None:
+        raise error
+    return config
 
 
 def _new_workdir(config: "ConfigDict") -> Path:
     from jaxcnn.training import distributed
 
-    if not distributed.is_alone():
-        raise UserError("Several processes need one --workdir that all of them can reach.")
+    if not distributed.is_single_process():
+        raise UserError("--workdir is required for several processes: one folder for all of them.")
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     dataset = str(config.dataset).replace("/", "-").replace(":", "-")
     return Path("runs") / f"{config.model}-{dataset}" / now

@@ -1,50 +1,57 @@
 """``metrics.jsonl`` and TensorBoard events."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tensorboardX import SummaryWriter
 
 from jaxcnn.io.atomic import atomic_write
+from jaxcnn.training.workdir import TENSORBOARD
+
+METRICS = "metrics.jsonl"
 
 
 class MetricsWriter:
     """Appends to ``workdir/metrics.jsonl`` and to TensorBoard events in ``workdir/tensorboard``.
 
-    A run that goes on from a checkpoint writes the steps after it again: what an earlier process
-    wrote of those is dropped first.
+    A run that resumes from a checkpoint writes the steps after it again: what an earlier process
+    wrote of those is dropped first, and so are lines that cannot be read.
 
     Args:
         workdir: an existing folder.
-        start_step: the step that the run goes on from; 0 for a new one.
-        enabled: whether this process writes for all; else nothing happens.
+        start_step: the step from which the run resumes; 0 for a new one.
+        report: called with a sentence if lines were dropped because they cannot be read.
     """
 
-    def __init__(self, workdir: Path, start_step: int = 0, *, enabled: bool = True):
-        self._enabled = enabled
-        if not enabled:
-            return
-        path = workdir / "metrics.jsonl"
-        kept = [line for line in read_metrics(path) if line["step"] <= start_step]
+    def __init__(
+        self,
+        workdir: Path,
+        start_step: int = 0,
+        report: Callable[[str], None] = lambda sentence: None,
+    ):
+        path = workdir / METRICS
+        lines, damaged = read_lines(path)
+        if damaged:
+            report(f"Dropped {damaged} line(s) of {path} that cannot be read.")
+        kept = [line for line in lines if line["step"] <= start_step]
         with atomic_write(path) as file:
             file.write("".join(_dump(line) for line in kept).encode())
-        self._file = path.open("a")
+        self._file = path.open("a", encoding="utf-8")
         self._events = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=start_step + 1 if start_step else None
+            str(workdir / TENSORBOARD), purge_step=start_step + 1 if start_step else None
         )
 
     def write(self, step: int, epoch: float, split: str, **values: float | int) -> None:
-        """Writes one line.
+        """Write one line.
 
         Args:
-            step: how many steps had been taken.
-            epoch: how many epochs, with its fraction.
+            step: number of steps taken so far.
+            epoch: number of epochs, with its fraction.
             split: ``"train"`` or ``"eval"``.
             **values: ``loss``, ``top1``, ...
         """
-        if not self._enabled:
-            return
         self._file.write(_dump({"step": step, "epoch": epoch, "split": split, **values}))
         self._file.flush()
         for name, value in values.items():
@@ -52,21 +59,35 @@ class MetricsWriter:
         self._events.flush()
 
     def close(self) -> None:
-        """Closes the files."""
-        if self._enabled:
-            self._file.close()
-            self._events.close()
+        """Close the files."""
+        self._file.close()
+        self._events.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a ``metrics.jsonl`` (none if there is no file).
+    """The lines of a ``metrics.jsonl`` that can be read (none if there is no file)."""
+    return read_lines(path)[0]
 
-    A last line that a killed process left unfinished is passed over.
+
+def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The lines of a ``metrics.jsonl``, and how many others cannot be read.
+
+    A last line without its end is not counted: a killed process was writing it.
     """
     if not path.exists():
-        return []
-    lines = path.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+        return [], 0
+    *complete, _ = path.read_bytes().split(b"\n")
+    lines = [line for text in complete if (line := _parsed(text)) is not None]
+    return lines, len(complete) - len(lines)
+
+
+def _parsed(text: bytes) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
+        return None
+    sound = isinstance(line, dict) and type(line.get("step")) is int and "split" in line
+    return line if sound else None
 
 
 def _dump(line: dict[str, Any]) -> str:

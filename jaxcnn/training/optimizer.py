@@ -1,8 +1,10 @@
-"""SGD as ``torch.optim.SGD`` does it, and the learning-rate schedules of the papers."""
+"""SGD as ``torch.optim.SGD`` computes it, and the learning-rate schedules of the papers."""
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from jaxcnn.errors import UserError, suggest
 
 SCHEDULES = ("constant", "step", "cosine")
 
@@ -17,23 +19,35 @@ def make_schedule(
     decay_epochs: float = 30,
     decay_factor: float = 0.1,
 ) -> optax.Schedule:
-    """A learning rate as a function of the step.
+    """The learning rate as a function of the step.
 
     Args:
         name: ``"constant"``; ``"step"``: times ``decay_factor`` every ``decay_epochs`` (He et al.
             2015, and ``torch.optim.lr_scheduler.StepLR``); or ``"cosine"``: half a cosine down to
             zero at the end (Loshchilov and Hutter 2016).
-        learning_rate: at its highest.
-        steps_per_epoch: how many steps an epoch has.
-        num_epochs: how many epochs the run has.
-        warmup_epochs: the rate climbs linearly from zero for so long (Goyal et al. 2017).
-        decay_epochs: see ``"step"``; counted from the first step, warm-up included.
+        learning_rate: the highest learning rate.
+        steps_per_epoch: number of steps per epoch.
+        num_epochs: number of epochs of the run.
+        warmup_epochs: the rate rises linearly from zero for that many epochs (Goyal et al. 2017).
+        decay_epochs: see ``"step"``, more than 0; counted from the first step, warm-up included.
         decay_factor: see ``"step"``.
 
     Returns:
         A function of the step's number, of the default float dtype (float64 with
         ``jax_enable_x64``).
+
+    Raises:
+        UserError: for an unknown schedule, or ``decay_epochs`` that are not above 0.
+
+    Example::
+
+        schedule = make_schedule("cosine", 0.1, steps_per_epoch=100, num_epochs=90)
+        schedule(0)  # 0.1
     """
+    if name not in SCHEDULES:
+        raise UserError(f"There is no schedule {name!r}; {suggest(name, SCHEDULES)}")
+    if not decay_epochs > 0:
+        raise UserError(f"decay_epochs is {decay_epochs}; it must be above 0.")
     warmup_steps = round(warmup_epochs * steps_per_epoch)
     decay_steps = max(1, round(decay_epochs * steps_per_epoch))
     cosine_steps = max(1, num_epochs * steps_per_epoch - warmup_steps)
@@ -61,7 +75,7 @@ def sgd(
     weight_decay: float = 0.0,
     nesterov: bool = False,
 ) -> optax.GradientTransformation:
-    """``torch.optim.SGD``: decay joins the gradient before momentum, the rate comes after it.
+    """``torch.optim.SGD``: weight decay is added before momentum, the rate is applied after it.
 
     ``g += weight_decay * p; buffer = momentum * buffer + g; p -= learning_rate * buffer``, on all
     parameters, biases and norms included.

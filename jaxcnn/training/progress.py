@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on."""
+"""The progress bar, or lines of text, and the clock behind them."""
 
 import contextlib
 import datetime
@@ -10,84 +10,62 @@ from typing import Any, TypeVar
 import jax
 from tqdm import tqdm
 
+from jaxcnn.training.plan import Plan
+
 T = TypeVar("T")
 
 
 def warn(text: str) -> None:
-    """Writes a line to stderr, above the bar if there is one; any process may."""
+    """Write a line to stderr, above the progress bar if there is one; any process may."""
     tqdm.write(text, file=sys.stderr)
 
 
-class Progress:
-    """A progress bar; plain lines where the output is no terminal; nothing where not ``shown``.
-
-    Also keeps the clock: evaluation and checkpoints do not count in images a second.
+class Clock:
+    """Measures training steps; evaluation, checkpoints and compilation do not count.
 
     Args:
-        start_step: the step that the run begins with.
-        num_steps: the step that it ends with.
-        steps_per_epoch: how many steps an epoch has.
-        batch_size: images a step, over all devices.
-        shown: whether this process speaks.
+        batch_size: images per step, over all devices.
     """
 
-    def __init__(
-        self,
-        *,
-        start_step: int,
-        num_steps: int,
-        steps_per_epoch: int,
-        batch_size: int,
-        shown: bool,
-    ):
-        self._num_steps, self._steps_per_epoch = num_steps, steps_per_epoch
-        self._batch_size, self._shown = batch_size, shown
-        self._bar = None
-        if shown and sys.stdout.isatty():
-            self._bar = tqdm(
-                total=num_steps,
-                initial=start_step,
-                unit="step",
-                dynamic_ncols=True,
-                file=sys.stdout,
-                bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
-            )
+    def __init__(self, batch_size: int):
+        self._batch_size = batch_size
         self._seconds, self._waited, self._steps = 0.0, 0.0, 0  # of this lap, without pauses
-        self._since: float | None = None  # None: the clock stands
+        self._since: float | None = None  # None: not started
 
-    def stepped(self, result: Any) -> None:
-        """One more step was taken; the clock starts after the first, which compiles."""
+    def step(self, result: Any) -> None:
+        """Count a step; the clock starts after the first one, which compiles."""
         if self._since is None:
             jax.block_until_ready(result)
             self._since = time.perf_counter()
         else:
             self._steps += 1
-        if self._bar is not None:
-            self._bar.update()
 
-    def waiting(self, batches: Iterator[T]) -> Iterator[T]:
-        """The same batches; the time until each is there counts as waited for input."""
+    def timed(self, batches: Iterator[T]) -> Iterator[T]:
+        """The same batches; the time until each arrives counts as waiting for input."""
         while True:
-            began = time.perf_counter()
+            asked = time.perf_counter()
             try:
                 batch = next(batches)
             except StopIteration:
                 return
             if self._since is not None:
-                self._waited += time.perf_counter() - began
+                self._waited += time.perf_counter() - asked
             yield batch
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What happens inside is no training."""
-        self._seconds += time.perf_counter() - self._since
+        """Stop the clock within the block."""
+        running = self._since is not None
+        if running:
+            self._seconds += time.perf_counter() - self._since
         yield
-        self._since = time.perf_counter()
+        if running:
+            self._since = time.perf_counter()
 
     def lap(self) -> dict[str, float]:
-        """``images_per_second`` since the last lap, and ``input_wait``, the part of that time.
+        """``images_per_second`` since the last lap, and ``input_wait``, the fraction spent waiting.
 
-        Nothing where no step was timed.
+        Empty where no step was timed.
         """
         now = time.perf_counter()
         seconds, waited, steps = self._seconds + now - self._since, self._waited, self._steps
@@ -99,36 +77,57 @@ class Progress:
             "input_wait": waited / seconds,
         }
 
-    def report(self, step: int, values: dict[str, Any]) -> None:
-        """Shows training metrics, as :mod:`jaxcnn.training.metrics` writes them."""
+
+class Progress:
+    """A progress bar in a terminal, plain lines elsewhere, nothing where not ``shown``.
+
+    Args:
+        plan: the run's.
+        start_step: the step from which the run starts.
+        shown: whether this process prints.
+    """
+
+    def __init__(self, plan: Plan, *, start_step: int, shown: bool):
+        self._plan, self._shown = plan, shown
+        self._bar = None
+        if shown and sys.stdout.isatty():
+            self._bar = tqdm(
+                total=plan.num_steps,
+                initial=start_step,
+                unit="step",
+                dynamic_ncols=True,
+                file=sys.stdout,
+                bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
+            )
+
+    def step(self) -> None:
+        """Count a step."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def show(self, step: int, values: dict[str, Any]) -> None:
+        """Show training metrics."""
+        plan = self._plan
         parts = [f"loss {values['loss']:.4f}", f"top-1 {values['top1']:.2%}"]
         if rate := values.get("images_per_second"):
-            left = (self._num_steps - step) * self._batch_size / rate
+            left = (plan.num_steps - step) * plan.batch_size / rate
             parts.append(f"{rate:,.0f} images/s")
             parts.append(f"{datetime.timedelta(seconds=round(left))} left")
-        epochs = self._num_steps // self._steps_per_epoch
-        label = f"epoch {-(-step // self._steps_per_epoch)}/{epochs}"
+        label = f"epoch {-(-step // plan.steps_per_epoch)}/{plan.num_epochs}"
         if self._bar is not None:
             self._bar.set_description(label, refresh=False)
             self._bar.set_postfix_str(", ".join(parts))
         else:
-            self.say(f"{label}  step {step}/{self._num_steps}  {'  '.join(parts)}")
-
-    def report_eval(self, epoch: int, values: dict[str, Any]) -> None:
-        """Shows the metrics of an evaluation."""
-        self.say(
-            f"epoch {epoch}: eval loss {values['loss']:.4f}  top-1 {values['top1']:.2%}  "
-            f"top-5 {values['top5']:.2%}  of {values['examples']:,} examples"
-        )
+            self.say(f"{label}  step {step}/{plan.num_steps}  {'  '.join(parts)}")
 
     def say(self, text: str) -> None:
-        """Writes a line, above the bar if there is one."""
+        """Print a line, above the bar if there is one."""
         if self._bar is not None:
             self._bar.write(text, file=sys.stdout)
         elif self._shown:
             print(text, flush=True)
 
     def close(self) -> None:
-        """Leaves the bar as it is and ends its line."""
+        """Leave the bar as it is and end its line."""
         if self._bar is not None:
             self._bar.close()

@@ -1,16 +1,22 @@
-"""Stopping between two steps when told to."""
+"""What SIGINT (Ctrl-C) and SIGTERM do: exit at once before training, stop between two steps in it.
 
+This module imports nothing heavy, so that its handlers can be installed first of all.
+"""
+
+import contextlib
+import os
 import signal
+import sys
 from types import FrameType, TracebackType
 
-from jaxcnn.training import distributed
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(Exception):
     """The run was told to stop; its state is saved.
 
     Attributes:
-        signal_number: of the signal that told it.
+        signal_number: the signal that told it.
     """
 
     def __init__(self, signal_number: int):
@@ -18,19 +24,39 @@ class Stopped(Exception):
         self.signal_number = signal_number
 
 
-class StopSignals:
-    """Within this context SIGTERM and SIGINT only leave a note; a second SIGINT acts at once.
+def exit_on_signals() -> None:
+    """From now on SIGINT and SIGTERM end the process at once, with 128 + the signal's number.
 
-    (A second SIGTERM does not: schedulers send several.)
+    Python's own KeyboardInterrupt can be lost in an import that catches it, and unwinding while
+    libraries start their threads can crash the interpreter.
+    """
+    for number in SIGNALS:
+        signal.signal(number, _exit_at_once)
+
+
+def _exit_at_once(number: int, frame: FrameType | None) -> None:
+    with contextlib.suppress(RuntimeError):  # the signal came in the middle of a write
+        sys.stdout.flush()
+    os.write(2, b"Interrupted.\n" if number == signal.SIGINT else b"Terminated.\n")
+    os._exit(128 + number)
+
+
+class StopSignals:
+    """Within this context SIGTERM and SIGINT are only noted; a second SIGINT exits at once.
+
+    A second SIGTERM does not: schedulers send several.
+
+    Attributes:
+        received: the first signal that was noted; None: none yet.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._handlers: dict[int, object] = {}
+        self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "StopSignals":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._handlers[number] = signal.signal(number, self._note)
+        for number in SIGNALS:
+            self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(
@@ -39,26 +65,11 @@ class StopSignals:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._restore()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.received == number:
-            raise KeyboardInterrupt
-        self.received = number
-
-    def _restore(self) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers.clear()
-
-    def agreed(self, may_ask: bool) -> int | None:
-        """The signal that any process got, which all learn of together.
-
-        Args:
-            may_ask: whether to ask the other processes now; equal on all of them.
-        """
-        if distributed.is_alone():
-            return self.received
-        if may_ask and distributed.any_process(self.received is not None):
-            return self.received or signal.SIGTERM
-        return None
+            _exit_at_once(number, frame)
+        self.received = self.received or number

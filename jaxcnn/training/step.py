@@ -1,4 +1,4 @@
-"""What one replica does with one batch: pure functions, for ``jax.pmap`` and ``jax.jit`` alike.
+"""What one replica does with one batch: pure functions, for both ``jax.pmap`` and ``jax.jit``.
 
 Example, on all local devices::
 
@@ -28,16 +28,18 @@ from jaxcnn.training.augmentation import Augmentation, Normalize, to_float
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
+AXIS = "batch"  # the mapped axis along which replicas communicate
+
 # Folded into a step's key, which is dropout's as it is, to give augmentation a key of its own.
 _AUGMENTATION = 1
 
 
 @chex.dataclass(frozen=True)
 class TrainState:
-    """All that a step changes, and so all that a checkpoint holds.
+    """Everything that a step changes, and so everything that a checkpoint stores.
 
     Attributes:
-        step: how many steps have been taken, int32.
+        step: number of steps taken so far, int32.
         params: the model's parameters.
         batch_stats: the running statistics of its batch norms (empty if it has none).
         opt_state: the optimiser's state; with momentum, a tree like ``params``.
@@ -69,8 +71,12 @@ def init_state(
         image_shape: ``(1, H, W, C)``.
         seed: of the initial weights.
     """
-    images = jnp.zeros(image_shape, model.param_dtype)
-    variables = jax.jit(model.init)(jax.random.key(seed), images)
+
+    @jax.jit  # with the images inside: the initial values do not depend on them, nor their size
+    def init(key: jax.Array) -> Any:
+        return model.init(key, jnp.zeros(image_shape, model.param_dtype))
+
+    variables = init(jax.random.key(seed))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
@@ -83,12 +89,13 @@ def normalizer(mean: Sequence[float], std: Sequence[float]) -> Normalize:
     """``ToTensor`` and ``Normalize`` of torchvision, on the device.
 
     Args:
-        mean: of each channel, of values in 0 to 1 (or one for all channels).
-        std: likewise.
+        mean: of each channel, of values in 0 to 1 (or one for all channels); or an image
+            ``[H, W, C]``.
+        std: standard deviation, likewise.
 
     Returns:
         A function of images ``[N, H, W, C]``: uint8, which it divides by 255, or floating, which
-        are in 0 to 1 already. It gives float32 (or what is wider).
+        are in 0 to 1 already. It returns float32, or the images' own dtype if that is wider.
     """
 
     def normalize(images: jax.Array) -> jax.Array:
@@ -103,15 +110,15 @@ def cross_entropy(logits: jax.Array, targets: jax.Array, label_smoothing: float 
     Args:
         logits: ``[N, num_classes]``.
         targets: labels ``[N]``, integers, or distributions over the classes ``[N, num_classes]``.
-        label_smoothing: the part of the target that is spread evenly over all classes.
+        label_smoothing: the fraction of the target that is spread evenly over all classes.
     """
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     if targets.ndim == 1:
         targets = jax.nn.one_hot(targets, logits.shape[-1], dtype=logits.dtype)
     elif targets.shape != logits.shape:
         raise UserError(
-            f"Targets must be labels [N] or distributions [N, num_classes], but to logits "
-            f"{logits.shape} these have the shape {targets.shape}."
+            f"Targets have shape {targets.shape}; for logits of shape {logits.shape} they must be "
+            f"labels [N] or distributions [N, num_classes]."
         )
     targets = targets.astype(logits.dtype)
     return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
@@ -120,8 +127,8 @@ def cross_entropy(logits: jax.Array, targets: jax.Array, label_smoothing: float 
 def in_top_k(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
     """Whether each example's label is among the ``k`` highest logits, ``[N]`` float32.
 
-    Of equal logits the lower class ranks higher, so that each example has ``k`` guesses and no
-    more; a label whose logit is NaN never counts.
+    Of equal logits the lower class ranks higher, so that each example has exactly ``k`` guesses;
+    a label whose logit is NaN never counts.
     """
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
     classes = jnp.arange(logits.shape[-1])
@@ -147,31 +154,31 @@ def make_train_step(
     augmentation: Augmentation | None = None,
     seed: int = 0,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """Makes the training step of a model.
+    """Make the training step of a model.
 
     Args:
         model: the network.
         optimizer: the optimiser.
-        normalize: from the batch's images to what the model wants.
+        normalize: maps the batch's images to the model's input.
         label_smoothing: see :func:`cross_entropy`.
-        augmentation: what is done to the batch before the model sees it, each replica's batch by
-            itself; None: nothing but ``normalize``.
+        augmentation: applied to the batch before the model sees it, to each replica's batch by
+            itself; None: only ``normalize``.
         seed: of dropout and augmentation, with the step's number and the replica's.
 
     Returns:
         ``train_step(state, batch, *, axis_name="batch") -> (state, metrics)``. The batch is one
-        replica's ``image`` ``[N, H, W, C]`` and ``label`` ``[N]``; replicas meet along
-        ``axis_name`` (None: there is one only), where gradients, metrics and running statistics
-        are averaged. The loss is the logits' and, ``model.aux_weight`` times, each auxiliary
-        head's, of the targets as mixed by the augmentation. Metrics are ``loss``, ``top1`` and
+        replica's ``image`` ``[N, H, W, C]`` and ``label`` ``[N]``; gradients, metrics and running
+        statistics are averaged over the replicas along ``axis_name`` (None: a single replica).
+        The loss is that of the logits plus ``model.aux_weight`` times that of each auxiliary
+        head, for the targets as mixed by the augmentation. Metrics are ``loss``, ``top1`` and
         ``top5``, means over the batch of all replicas before the update; ``top1`` and ``top5``
         score the augmented images against the batch's own labels, not the mixed targets.
     """
-    if augmentation == Augmentation():  # all off: the very same computation as without
+    if augmentation == Augmentation():  # all off: the same computation as without
         augmentation = None
 
     def train_step(
-        state: TrainState, batch: Batch, *, axis_name: str | None = "batch"
+        state: TrainState, batch: Batch, *, axis_name: str | None = AXIS
     ) -> tuple[TrainState, Metrics]:
         replica = 0 if axis_name is None else lax.axis_index(axis_name)
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), state.step), replica)
@@ -227,22 +234,22 @@ def _averaged(logits: jax.Array) -> jax.Array:
 def make_eval_step(
     model: Classifier, *, normalize: Normalize = lambda images: images
 ) -> Callable[..., Metrics]:
-    """Makes the evaluation step of a model.
+    """Make the evaluation step of a model.
 
     Args:
         model: the network.
-        normalize: from the batch's images to what the model wants.
+        normalize: maps the batch's images to the model's input.
 
     Returns:
-        ``eval_step(variables, batch, *, axis_name="batch") -> sums``. The batch has ``mask``
-        ``[N]`` too: 1 for examples that count, 0 for padding. Several crops of each image,
+        ``eval_step(variables, batch, *, axis_name="batch") -> sums``. The batch also has ``mask``
+        ``[N]``: 1 for examples that count, 0 for padding. Several crops of each image,
         ``[N, crops, H, W, C]``, are scored by the mean of their softmaxes (Krizhevsky et al.
         2012, section 4.1). The sums, over all replicas, are ``loss``, ``top1``, ``top5`` and
         ``examples``.
     """
 
     def eval_step(
-        variables: Mapping[str, Any], batch: Batch, *, axis_name: str | None = "batch"
+        variables: Mapping[str, Any], batch: Batch, *, axis_name: str | None = AXIS
     ) -> Metrics:
         images = batch["image"]
         logits = model.apply(variables, normalize(images.reshape(-1, *images.shape[-3:])))

@@ -1,0 +1,55 @@
+"""What is due at which step of a run."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The length of a run, and the steps after which something is due.
+
+    Steps are counted from 1: "step 3" is the state after three steps.
+
+    Attributes:
+        steps_per_epoch: number of steps per epoch.
+        num_epochs: number of epochs.
+        batch_size: images per step, over all devices.
+        log_every_steps: steps from one line of metrics to the next; an epoch ends with one too.
+        evaluate_every_epochs: epochs from one evaluation to the next; the run ends with one too.
+        save_every_epochs: epochs from one checkpoint to the next; the run ends with one too.
+    """
+
+    steps_per_epoch: int
+    num_epochs: int
+    batch_size: int
+    log_every_steps: int = 100
+    evaluate_every_epochs: int = 1
+    save_every_epochs: int = 1
+
+    @property
+    def num_steps(self) -> int:
+        """The last step."""
+        return self.num_epochs * self.steps_per_epoch
+
+    def epoch(self, step: int) -> float:
+        """The number of epochs after a step, with its fraction."""
+        return step / self.steps_per_epoch
+
+    def ends_epoch(self, step: int) -> bool:
+        """Whether an epoch ends with this step."""
+        return step > 0 and step % self.steps_per_epoch == 0
+
+    def logs(self, step: int) -> bool:
+        """Whether training metrics are due."""
+        return step % self.log_every_steps == 0 or self.ends_epoch(step)
+
+    def evaluates(self, step: int) -> bool:
+        """Whether an evaluation is due."""
+        return self._due(step, self.evaluate_every_epochs)
+
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint is due."""
+        return self._due(step, self.save_every_epochs)
+
+    def _due(self, step: int, every_epochs: int) -> bool:
+        every = every_epochs * self.steps_per_epoch
+        return self.ends_epoch(step) and (step % every == 0 or step == self.num_steps)

@@ -1,0 +1,108 @@
+"""What a run tells: metrics in files, and lines or a bar for the user."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import jax_utils
+from optax import Schedule
+
+from jaxcnn.training import distributed
+from jaxcnn.training.metrics import MetricsWriter, read_metrics
+from jaxcnn.training.plan import Plan
+from jaxcnn.training.progress import Clock, Progress, warn
+
+
+class Reporter:
+    """Collects the metrics of steps, and writes and shows their means.
+
+    Every process has one; that of the main process writes and prints.
+
+    Args:
+        workdir: an existing folder.
+        plan: the run's.
+        schedule: the learning rate by step.
+        start_step: the step from which the run starts.
+    """
+
+    def __init__(self, workdir: Path, plan: Plan, schedule: Schedule, start_step: int):
+        main = distributed.is_main_process()
+        self._plan, self._schedule = plan, schedule
+        self._writer = MetricsWriter(workdir, start_step, report=warn) if main else None
+        self._progress = Progress(plan, start_step=start_step, shown=main)
+        self._clock = Clock(plan.batch_size)
+        self._recent: list[Any] = []  # metrics of the steps since the last line, on the devices
+        self._skipped = 0  # bad images since then, on this host
+        self.say = self._progress.say
+
+    def timed_batches(self, batches: Iterator[tuple[Any, int]]) -> Iterator[Any]:
+        """The batches without their counts of bad images, which are kept for the next line."""
+        for batch, skipped in self._clock.timed(batches):
+            self._skipped += skipped
+            yield batch
+
+    def step(self, metrics: Any) -> None:
+        """Note the replicated metrics of a step, which the devices may still be computing."""
+        self._recent.append(metrics)
+        if len(self._recent) > 1:
+            jax.block_until_ready(self._recent[-2])  # or batches would pile up on the devices
+        self._clock.step(metrics)
+        self._progress.step()
+
+    def training(self, step: int) -> dict[str, float]:
+        """The means over the steps since the last line; every process must call this.
+
+        Returns:
+            ``loss``, ``top1`` and ``top5``, ``learning_rate``, ``skipped`` (bad images over all
+            hosts), and where steps were timed ``images_per_second`` and ``input_wait``.
+        """
+        values = _means(self._recent) | {
+            "learning_rate": float(self._schedule(step - 1)),
+            "skipped": distributed.sum_over_processes(self._skipped),
+        }
+        values |= self._clock.lap()
+        self._recent.clear()
+        self._skipped = 0
+        return values
+
+    def write_training(self, step: int, values: dict[str, float]) -> None:
+        """Write and show what :meth:`training` returned."""
+        if self._writer is not None:
+            self._writer.write(step, self._plan.epoch(step), "train", **values)
+        self._progress.show(step, values)
+
+    def write_evaluation(self, step: int, values: dict[str, float | int]) -> None:
+        """Write and show the means of an evaluation."""
+        epoch = step // self._plan.steps_per_epoch
+        if self._writer is not None:
+            self._writer.write(step, epoch, "eval", **values)
+        self.say(
+            f"epoch {epoch}: eval loss {values['loss']:.4f}  top-1 {values['top1']:.2%}  "
+            f"top-5 {values['top5']:.2%}  of {values['examples']:,} examples"
+        )
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not count the time within the block as training."""
+        with self._clock.paused():
+            yield
+
+    def close(self) -> None:
+        """Close the files and end the progress bar's line."""
+        self._progress.close()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def has_evaluation(path: Path, step: int) -> bool:
+    """Whether a ``metrics.jsonl`` has the evaluation of a step."""
+    return any(line["step"] == step and line["split"] == "eval" for line in read_metrics(path))
+
+
+def _means(metrics: list[Any]) -> dict[str, float]:
+    """Means over steps of replicated metrics."""
+    host = jax.device_get([jax_utils.unreplicate(values) for values in metrics])
+    return {name: float(np.mean([values[name] for values in host])) for name in host[0]}

@@ -1,0 +1,153 @@
+"""The folder of a run: whose it is, and what is written there once."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxcnn.errors import UserError
+from jaxcnn.io.atomic import atomic_write
+
+CONFIG = "config.json"
+CLASSES = "classes.json"
+CHECKPOINTS = "checkpoints"
+TENSORBOARD = "tensorboard"
+
+
+def has_checkpoint(workdir: Path) -> bool:
+    """Whether a run has saved its state in a workdir."""
+    saved = workdir / CHECKPOINTS
+    try:
+        return saved.is_dir() and any(step.name.isdigit() for step in saved.iterdir())
+    except OSError:  # claim_workdir tells what is wrong
+        return False
+
+
+def claim_workdir(
+    workdir: Path,
+    config: Mapping[str, Any],
+    classes: Sequence[str],
+    *,
+    resumable: Collection[str] = (),
+    write: bool = True,
+) -> None:
+    """Make a workdir this run's: a new one, or one in which the same run was started.
+
+    Writes ``config.json`` and ``classes.json``, the names of the classes in the order of the
+    logits. A workdir without a checkpoint is free, whatever ``config.json`` it has.
+
+    Args:
+        workdir: the folder; made if it does not exist.
+        config: nested dict of plain values, as JSON gives them.
+        classes: names of the dataset's classes.
+        resumable: keys (with dots) that may change when a run resumes.
+        write: whether this process writes for all.
+
+    Raises:
+        UserError: if the workdir is another run's, is damaged, or cannot be written.
+    """
+    try:
+        for name in (CHECKPOINTS, TENSORBOARD):
+            if (workdir / name).exists() and not (workdir / name).is_dir():
+                raise UserError(
+                    f"{workdir / name} is a file, but must be a folder; remove it, or use another "
+                    f"--workdir."
+                )
+        if has_checkpoint(workdir):
+            _check_same_run(workdir, config, classes, resumable)
+        if not write and not (workdir / CONFIG).exists():
+            raise UserError(
+                f"The workdir {workdir} of this process is not that of the main process; give all "
+                f"processes one folder on a shared disk."
+            )
+        if write:
+            workdir.mkdir(parents=True, exist_ok=True)
+            _write_json(workdir / CLASSES, list(classes), indent=None)
+            _write_json(workdir / CONFIG, config, indent=2)
+    except OSError as error:
+        raise UserError(
+            f"The workdir {workdir} cannot be used ({error.strerror}); choose a --workdir in a "
+            f"folder where you may write."
+        ) from error
+
+
+def read_classes(folder: Path) -> list[str] | None:
+    """The names of the classes in a folder's ``classes.json``; None: it has none.
+
+    Raises:
+        UserError: if the file is not a list of names.
+    """
+    path = folder / CLASSES
+    if not path.is_file():
+        return None
+    classes = _read_json(path)
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise UserError(f"{path} is not a list of class names; remove it or restore it.")
+    return classes
+
+
+def _write_json(path: Path, value: Any, indent: int | None) -> None:
+    with atomic_write(path) as file:
+        file.write((json.dumps(value, indent=indent) + "\n").encode())
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} is not valid JSON ({error}); restore it, or use another --workdir."
+        ) from error
+
+
+def _check_same_run(
+    workdir: Path,
+    config: Mapping[str, Any],
+    classes: Sequence[str],
+    resumable: Collection[str],
+) -> None:
+    path = workdir / CONFIG
+    if not path.exists():
+        raise UserError(
+            f"The workdir {workdir} has checkpoints, but no {CONFIG} that says what they belong "
+            f"to; use another --workdir."
+        )
+    saved = _read_json(path)
+    if not isinstance(saved, dict):
+        raise UserError(f"{path} is not a config; restore it, or use another --workdir.")
+    old, new = _flatten(saved), _flatten(config)
+    # A key that only one of them has was added or removed between two versions of this package.
+    changed = [
+        f"config.{key} was {old[key]!r} and is now {new[key]!r}"
+        for key in sorted(old.keys() & new.keys())
+        if key not in resumable and old[key] != new[key]
+    ]
+    if changed:
+        raise UserError(
+            f"The workdir {workdir} belongs to a different run: {'; '.join(changed)}. Use another "
+            f"--workdir, or the same config to resume that run."
+        )
+    saved_classes = read_classes(workdir)
+    if saved_classes is not None and saved_classes != list(classes):
+        raise UserError(
+            f"The workdir {workdir} belongs to a run on other classes: "
+            f"{_first_difference(saved_classes, classes)}. Use another --workdir, or the dataset "
+            f"as it was."
+        )
+
+
+def _first_difference(old: Sequence[str], new: Sequence[str]) -> str:
+    if len(old) != len(new):
+        return f"there were {len(old)} and are now {len(new)}"
+    index = next(i for i, names in enumerate(zip(old, new, strict=True)) if names[0] != names[1])
+    return f"class {index} was {old[index]!r} and is now {new[index]!r}"
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
