@@ -98,8 +98,8 @@ def build(
     validate_data(config, train, evaluation)
     channels = config.channels or train.channels
     image_shape = (1, config.image_size, config.image_size, channels)
-    model = _model(config, config.num_classes or train.num_classes)
-    _check_network(config, model, image_shape)
+    model = make_model(config, config.num_classes or train.num_classes)
+    check_network(config, model, image_shape)
 
     plan = Plan(
         steps_per_epoch=train.num_examples // config.batch_size,
@@ -162,7 +162,8 @@ def _open_splits(config: ConfigDict, data_dir: str | None) -> tuple[Source, Sour
     return train, evaluation
 
 
-def _model(config: ConfigDict, num_classes: int) -> Classifier:
+def make_model(config: ConfigDict, num_classes: int) -> Classifier:
+    """The network of a resolved config."""
     arguments = dict(config.model_args)
     if config.sync_batch_norm:
         arguments["axis_name"] = AXIS
@@ -171,8 +172,17 @@ def _model(config: ConfigDict, num_classes: int) -> Classifier:
     return models.create_model(config.model, num_classes=num_classes, dtype=dtype, **arguments)
 
 
-def _check_network(config: ConfigDict, model: Classifier, image_shape: tuple[int, ...]) -> None:
-    """Check that the network can be trained on such images, without computing anything."""
+def check_network(config: ConfigDict, model: Classifier, image_shape: Sequence[int]) -> None:
+    """Check that a network can be trained on images of a shape, without computing anything.
+
+    Args:
+        config: resolved.
+        model: the network.
+        image_shape: ``(1, H, W, C)``.
+
+    Raises:
+        UserError: if the images are too small, or there are no batch norms to synchronise.
+    """
     model = model.clone(axis_name=None)  # there are no replicas here
     replicas = 1 if config.sync_batch_norm else jax.device_count()
 

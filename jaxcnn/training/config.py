@@ -524,6 +524,11 @@ def as_json(config: ConfigDict) -> dict[str, Any]:
     return json.loads(config.to_json())
 
 
+def run_name(config: ConfigDict) -> str:
+    """A name for a run's folder, such as ``"resnet18-cifar10"``."""
+    return f"{config.model}-{config.dataset}".replace("/", "-").replace(":", "-")
+
+
 def digest(config: ConfigDict) -> int:
     """A number of 31 bits that tells different configs apart."""
     return zlib.crc32(json.dumps(as_json(config), sort_keys=True).encode()) >> 1

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 WRONG_REQUEST = 2
+EXAMPLE = "--config configs/resnet18.py:digits"
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -59,6 +60,8 @@ def _flag_error(error: BaseException, config_path: str | None) -> str:
             return f"config file not found: {config_path}; give one of configs/, such as {EXAMPLE}."
         if isinstance(origin, UserError):
             return str(origin)
+        if isinstance(origin, AttributeError) and origin.name == "get_config":
+            return f"{config_path} has no function get_config(); see configs/resnet18.py."
         for cause in chain:
             if isinstance(cause, SyntaxError) and cause.filename == config_path:
                 return f"{config_path}, line {cause.lineno}: {type(cause).__name__}: {cause.msg}."
@@ -71,9 +74,6 @@ def _flag_error(error: BaseException, config_path: str | None) -> str:
         key, _, hint = error.args[0].args[0].partition("\n")
         return f"There is no config key {key}; {hint or 'see docs/training.md for all of them.'}"
     return f"{one_sentence(error)} See python train.py --help."
-
-
-EXAMPLE = "--config configs/resnet18.py:digits"
 
 
 def main(
@@ -101,6 +101,8 @@ def main(
         0: trained; 2: the request was wrong, and a sentence on stderr says how to fix it; 128
         plus the signal's number (143 for SIGTERM): told to stop, state saved.
     """
+    from ml_collections import ConfigDict
+
     from jaxcnn.training.signals import Stopped
 
     logging.set_verbosity(logging.ERROR)  # silence INFO logs of all libraries
@@ -112,6 +114,11 @@ def main(
         settings = config()
         if settings is None:
             raise UserError(f"--config is required, for example {EXAMPLE}.")
+        if not isinstance(settings, ConfigDict):
+            raise UserError(
+                f"get_config() in the file of --config returned a {type(settings).__name__}; it "
+                f"must return a ConfigDict, as jaxcnn.training.config.open_config does."
+            )
 
         from jaxcnn.training import distributed
 
@@ -166,9 +173,9 @@ def _agreed(config: "ConfigDict") -> "ConfigDict":
 
 def _new_workdir(config: "ConfigDict") -> Path:
     from jaxcnn.training import distributed
+    from jaxcnn.training.config import run_name
 
     if not distributed.is_single_process():
         raise UserError("--workdir is required for several processes: one folder for all of them.")
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    dataset = str(config.dataset).replace("/", "-").replace(":", "-")
-    return Path("runs") / f"{config.model}-{dataset}" / now
+    return Path("runs") / run_name(config) / now

@@ -25,7 +25,7 @@ def has_checkpoint(workdir: Path) -> bool:
 
 def claim_workdir(
     workdir: Path,
-    config: Mapping[str, Any],
+    settings: Mapping[str, Any],
     classes: Sequence[str],
     *,
     resumable: Collection[str] = (),
@@ -38,7 +38,7 @@ def claim_workdir(
 
     Args:
         workdir: the folder; made if it does not exist.
-        config: nested dict of plain values, as JSON gives them.
+        settings: the config as nested dicts of plain values, as JSON gives them.
         classes: names of the dataset's classes.
         resumable: keys (with dots) that may change when a run resumes.
         write: whether this process writes for all.
@@ -54,7 +54,7 @@ def claim_workdir(
                     f"--workdir."
                 )
         if has_checkpoint(workdir):
-            _check_same_run(workdir, config, classes, resumable)
+            _check_same_run(workdir, settings, classes, resumable)
         if not write and not (workdir / CONFIG).exists():
             raise UserError(
                 f"The workdir {workdir} of this process is not that of the main process; give all "
@@ -63,7 +63,7 @@ def claim_workdir(
         if write:
             workdir.mkdir(parents=True, exist_ok=True)
             _write_json(workdir / CLASSES, list(classes), indent=None)
-            _write_json(workdir / CONFIG, config, indent=2)
+            _write_json(workdir / CONFIG, settings, indent=2)
     except OSError as error:
         raise UserError(
             f"The workdir {workdir} cannot be used ({error.strerror}); choose a --workdir in a "
@@ -102,7 +102,7 @@ def _read_json(path: Path) -> Any:
 
 def _check_same_run(
     workdir: Path,
-    config: Mapping[str, Any],
+    settings: Mapping[str, Any],
     classes: Sequence[str],
     resumable: Collection[str],
 ) -> None:
@@ -115,7 +115,7 @@ def _check_same_run(
     saved = _read_json(path)
     if not isinstance(saved, dict):
         raise UserError(f"{path} is not a config; restore it, or use another --workdir.")
-    old, new = _flatten(saved), _flatten(config)
+    old, new = _flatten(saved), _flatten(settings)
     # A key that only one of them has was added or removed between two versions of this package.
     changed = [
         f"config.{key} was {old[key]!r} and is now {new[key]!r}"
@@ -143,9 +143,9 @@ def _first_difference(old: Sequence[str], new: Sequence[str]) -> str:
     return f"class {index} was {old[index]!r} and is now {new[index]!r}"
 
 
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat = {}
-    for key, value in config.items():
+    for key, value in settings.items():
         if isinstance(value, Mapping):
             flat |= _flatten(value, f"{prefix}{key}.")
         else:

@@ -1,0 +1,307 @@
+"""The configuration: one table, open keys that model and dataset fill in, and what is refused."""
+
+import ast
+import json
+import re
+from types import SimpleNamespace
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from jaxcnn import cli, models
+from jaxcnn.errors import UserError
+from jaxcnn.training.build import build, check_network, make_model
+from jaxcnn.training.config import (
+    KEYS,
+    as_json,
+    digest,
+    open_config,
+    resolve,
+    validate,
+    validate_data,
+)
+from jaxcnn.training.recipes import DATASETS, RECIPES, recipe_for
+
+
+def changed(model: str = "lenet5", dataset: str = "digits", **flat):
+    """A resolved config with other values, nested keys with two underscores."""
+    return resolve(open_config(model, dataset, **flat))
+
+
+def test_every_open_key_is_resolved():
+    config = as_json(resolve(open_config("resnet18")))
+    for key in KEYS:
+        value = config
+        for part in key.name.split("."):
+            value = value[part]
+        assert value is not None or key.stays_open, key.name
+
+
+def test_a_config_file_leaves_open_what_depends_on_model_and_dataset():
+    config = open_config("resnet18", "cifar10")
+    for name in ("learning_rate", "batch_size", "image_size", "mean", "num_epochs"):
+        assert config[name] is None
+
+
+def test_another_model_brings_its_own_rate_and_size():
+    config = open_config("resnet18", "imagenet2012")
+    config.model = "alexnet"
+    assert resolve(config).learning_rate == 0.01
+    config.model = "inception_v3"
+    config = resolve(config)
+    assert (config.learning_rate, config.image_size, config.eval.resize_size) == (0.1, 299, 342)
+
+
+def test_another_dataset_brings_its_own_settings():
+    config = open_config("resnet18", "imagenet2012")
+    config.dataset = "cifar10"
+    config = resolve(config)
+    assert (config.image_size, config.batch_size, config.schedule) == (32, 128, "cosine")
+    assert config.mean == (0.4914, 0.4822, 0.4465)
+    assert config.augment.crop == "pad_and_crop"
+
+
+def test_what_is_given_wins_over_recipe_and_preset():
+    config = changed("alexnet", "cifar10", learning_rate=0.3, augment__flip=False, image_size=128)
+    assert (config.learning_rate, config.augment.flip, config.image_size) == (0.3, False, 128)
+    assert (config.fit, config.augment.padding) == ("resize", 16)  # in proportion
+
+
+def test_model_args_are_those_of_the_model():
+    config = open_config("resnet18")
+    config.model, config.model_args.blocks = "vgg", ((1, 8), (2, 16))
+    assert resolve(config).model_args.to_dict() == {
+        "blocks": ((1, 8), (2, 16)),
+        "batch_norm": False,
+        "dropout": 0.5,
+        "weight_init": None,
+    }
+    config.model = "resnet18"
+    with pytest.raises(UserError, match="resnet18.. takes no argument 'blocks'"):
+        resolve(config)
+
+
+def test_published_weights_bring_the_arguments_that_they_were_trained_with():
+    config = changed("googlenet", "imagenet2012", init_from="DEFAULT")
+    assert config.model_args.transform_input is True
+    config = changed(
+        "googlenet", "imagenet2012", init_from="DEFAULT", model_args__transform_input=False
+    )
+    assert config.model_args.transform_input is False
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections'
+def test_a_number_is_an_initializer_on_the_command_line(root):
+    values = flags.FlagValues()
+    argv = [
+        "train.py",
+        f"--config={root}/configs/lenet5.py:digits",
+        "--config.model_args.weight_init=0.01",
+        "--config.mean=(0.5,)",
+        "--noconfig.augment.flip",
+    ]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    values(argv)
+    config = resolve(values.config)
+    assert config.model_args.weight_init == 0.01
+    assert (config.mean, config.augment.flip) == ((0.5,), False)
+    assert make_model(config, num_classes=10).weight_init == 0.01
+
+
+def test_resolving_changes_nothing_that_is_resolved():
+    config = changed("vgg11", "cifar10")
+    assert as_json(resolve(config)) == as_json(config)
+
+
+def test_json_round_trip_keeps_the_digest():
+    config = changed("anynet", "cifar10")
+    assert json.loads(json.dumps(as_json(config))) == as_json(config)
+    assert digest(config) == digest(changed("anynet", "cifar10"))
+    assert digest(config) != digest(changed("anynet", "cifar10", seed=1))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("eval.crops", 9, "one of 1, 10"),
+        ("eval.crops", 10, "set config.eval.crop=resize_and_center_crop"),
+        ("augment.policy", "auto", "one of none, rand_augment, trivial_augment_wide"),
+        ("augment.color_jitter", (1.0,), "4 numbers"),
+        ("augment.color_jitter", (0.4, 0.4, 0.4, 0.6), "the last number is at most 0.5"),
+        ("augment.color_jitter", (-0.4, 0.4, 0.4, 0.1), "each at least 0"),
+        ("augment.color_jitter", ("a", 0.4, 0.4, 0.1), "4 numbers"),
+        ("std", (float("nan"),), "numbers, each above 0"),
+        ("std", (0.0,), "numbers, each above 0"),
+        ("mean", (), "numbers"),
+        ("augment.mixup", float("nan"), "at least 0"),
+        ("augment.mixup", -0.1, "at least 0"),
+        ("augment.erasing", 1.5, "at least 0 and at most 1"),
+        ("max_skipped", -0.1, "at least 0 and at most 1"),
+        ("interpolation", "nearest", "one of bilinear, bicubic"),
+        ("channels", 4, "one of 1, 3"),
+        ("schedule", "cos", "one of constant, step, cosine"),
+        ("decay_epochs", 0.0, "above 0"),
+        ("decay_factor", 0.0, "above 0 and at most 1"),
+        ("label_smoothing", 1.0, "at least 0 and below 1"),
+        ("momentum", 1.0, "at least 0 and below 1"),
+        ("learning_rate", -0.1, "at least 0"),
+        ("batch_size", 0, "a whole number, at least 1"),
+        ("num_classes", 0, "a whole number, at least 1"),
+        ("num_classes", -1, "a whole number, at least 1"),
+        ("image_size", 0, "a whole number, at least 1"),
+        ("image_size", 100_000, "GB for one batch"),
+        ("eval.batch_size", 0, "a whole number, at least 1"),
+        ("seed", -1, "at least 0"),
+        ("nesterov", True, "needs momentum"),
+        ("dtype", "float16", "one of float32, bfloat16"),
+        ("dataset", "", "a tfds dataset"),
+    ],
+)  # fmt: skip
+def test_invalid_value_is_named_with_what_is_accepted(key, value, words):
+    config = open_config("lenet5", "digits", momentum=0.0 if key == "nesterov" else 0.9)
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=rf"config\.{key}.*{words}"):
+        validate(resolve(config), device_count=1)
+
+
+def test_seed_is_below_what_keys_can_hold():
+    with pytest.raises(UserError, match="config.seed=9223372036854775808 is not valid"):
+        validate(changed(seed=2**63), device_count=1)
+
+
+def test_indivisible_batch_names_the_next_that_is():
+    with pytest.raises(UserError, match="batch_size=100 is not divisible by the 8 devices.*96"):
+        validate(changed(batch_size=100), device_count=8)
+    validate(changed(batch_size=96), device_count=8)
+
+
+def test_unknown_key_of_a_users_own_config_is_refused():
+    config = open_config("lenet5", "digits")
+    config.learning_rat = 0.1
+    with pytest.raises(UserError, match="no config key 'learning_rat'.*'learning_rate'"):
+        resolve(config)
+
+
+def check_digits(num_examples: int = 100, eval_examples: int = 100, **flat) -> None:
+    def source(count: int) -> SimpleNamespace:
+        return SimpleNamespace(num_examples=count, num_classes=10, channels=1)
+
+    config = changed(**flat)
+    validate(config, device_count=1)
+    validate_data(config, source(num_examples), source(eval_examples))
+
+
+def test_lighting_needs_three_channels():
+    with pytest.raises(UserError, match="needs images of 3 channels, but these have 1"):
+        check_digits(augment__lighting=0.1)
+    check_digits(augment__lighting=0.1, channels=3)
+
+
+def test_mean_has_one_value_or_one_per_channel():
+    with pytest.raises(UserError, match="3 values, but the images of digits have 1 channel"):
+        check_digits(mean=(0.1, 0.2, 0.3))
+    check_digits(mean=(0.1, 0.2, 0.3), channels=3)
+
+
+def test_classes_and_examples_must_suffice():
+    with pytest.raises(UserError, match="num_classes=9 is less than the 10 classes of digits"):
+        check_digits(num_classes=9)
+    with pytest.raises(UserError, match="batch_size=64 is more than the 20 training examples"):
+        check_digits(num_examples=20)
+    with pytest.raises(UserError, match=r"The split 'train\[:0%\]' of digits is empty"):
+        check_digits(num_examples=0, train_split="train[:0%]")
+    with pytest.raises(UserError, match="The split 'test' of digits is empty"):
+        check_digits(eval_examples=0)
+
+
+def test_sync_batch_norm_without_batch_norms_is_refused_before_weights_are_made(data_dir):
+    with pytest.raises(UserError, match="lenet5 has no batch norms"):
+        build(changed(sync_batch_norm=True), data_dir)
+
+
+def test_images_too_small_are_refused_before_weights_are_made(data_dir):
+    with pytest.raises(UserError, match="lenet5 cannot be trained at config.image_size=8.*16x16"):
+        build(changed(image_size=8), data_dir)
+    with pytest.raises(UserError, match="googlenet_original cannot be trained.*auxiliary"):
+        build(changed("googlenet_original", model_args__aux_logits=True), data_dir)
+
+
+# Those that do not take images of 32 pixels, and a few that do.
+CHECKED = {*RECIPES, "resnet18", "googlenet", "mobilenet_v3_small", "shufflenet_v2_x0_5"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n not in CHECKED)) for n in models.list_models()],
+)
+def test_every_network_takes_the_images_of_small_datasets(name):
+    config = changed(name, "digits")
+    validate(config, device_count=1)
+    shape = (1, config.image_size, config.image_size, 1)
+    check_network(config, make_model(config, num_classes=10), shape)
+
+
+@pytest.mark.parametrize("name", models.list_models())
+def test_every_model_has_a_config_file_that_names_its_recipe(name, root):
+    text = (root / "configs" / f"{name}.py").read_text()
+    docstring = ast.get_docstring(ast.parse(text))
+    assert re.findall(r'the recipe "(\w+)"', docstring) == [recipe_for(name).name]
+    namespace: dict = {}
+    exec(text, namespace)
+    config = namespace["get_config"]("cifar10")
+    assert (config.model, config.dataset) == (name, "cifar10")
+
+
+def test_recipes_have_settings_of_known_keys_only():
+    names = {key.name for key in KEYS}
+    for settings in (*DATASETS.values(), *(r.settings for r in RECIPES.values())):
+        assert settings.keys() <= names
+    for name, recipe in RECIPES.items():
+        assert name in models.list_models()
+        for key in recipe.small:
+            argument = key.removeprefix("model_args.")
+            assert key in names or argument in models.builder_arguments(name)
+
+
+def test_docs_table_of_keys_is_what_the_command_prints(root, capsys):
+    assert cli.main(["config", "--markdown"]) == 0
+    text = (root / "docs" / "training.md").read_text()
+    (table,) = re.findall(r"<!-- jaxcnn config --markdown -->\n(.*?)<!-- end -->", text, re.DOTALL)
+    assert table == capsys.readouterr().out
+
+
+def test_command_prints_what_a_run_would_use(capsys):
+    assert cli.main(["config", "alexnet:fashion_mnist"]) == 0
+    config = json.loads(capsys.readouterr().out)
+    assert (config["model"], config["learning_rate"], config["image_size"]) == (
+        "alexnet",
+        0.005,
+        64,
+    )
+    assert cli.main(["config", "alexnett"]) == 2
+
+
+def test_nothing_but_config_and_build_reads_config_keys(root):
+    """So that a new key has one place where it is declared and one where it is used."""
+    readers = {
+        str(path.relative_to(root / "jaxcnn"))
+        for path in (root / "jaxcnn").rglob("*.py")
+        if re.search(r"(?<![.\w])config(\.[a-z]\w*|\[)", _code(path.read_text()))
+    }
+    assert readers == {"training/config.py", "training/build.py"}
+
+
+def _code(text: str) -> str:
+    """A module's text without its strings, in which keys are named to users."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            node.value = ""
+        if isinstance(node, ast.JoinedStr):
+            node.values = []
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            node.names = [ast.alias("nothing")]
+            if isinstance(node, ast.ImportFrom):
+                node.module = "nothing"
+    return ast.unparse(tree)
