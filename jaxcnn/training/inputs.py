@@ -56,8 +56,8 @@ class Inputs:
         )
         self.channels = config.channels or self.train.channels
         self._config = config
-        self._train_skips = pipeline.Skips(self.train, tell)
-        self._eval_skips = pipeline.Skips(self.evaluation, tell)
+        self._train_skips = pipeline.BadImageLog(self.train, tell)
+        self._eval_skips = pipeline.BadImageLog(self.evaluation, tell)
         self._hosts = {
             "process_index": jax.process_index(),
             "process_count": jax.process_count(),
@@ -92,7 +92,7 @@ class Inputs:
             seed=config.seed,
             start_step=start_step,
             num_steps=num_steps,
-            skips=self._train_skips,
+            bad_images=self._train_skips,
             **self._hosts,
         )
 
@@ -165,7 +165,7 @@ class Inputs:
         return distributed.first_then_all("mean image", computed)
 
     def _in_order(
-        self, source: Source, crops: int, skips: pipeline.Skips, **hosts: int
+        self, source: Source, crops: int, skips: pipeline.BadImageLog, **hosts: int
     ) -> Iterator[pipeline.Batch]:
         config = self._config
         preprocess = pipeline.EvalPreprocess(
@@ -183,7 +183,7 @@ class Inputs:
             source,
             preprocess,
             batch_size=math.ceil(batch_size / devices) * devices,
-            skips=skips,
+            bad_images=skips,
             **hosts,
         )
 

@@ -13,11 +13,11 @@ import numpy as np
 from flax import jax_utils
 from ml_collections import ConfigDict
 
+from jaxcnn.convert.pretrained import initialize_from
 from jaxcnn.errors import UserError
 from jaxcnn.training import distributed
 from jaxcnn.training.augmentation import Augmentation
 from jaxcnn.training.checkpoints import Checkpoints
-from jaxcnn.training.initial import initialized_from
 from jaxcnn.training.inputs import Inputs
 from jaxcnn.training.metrics import MetricsWriter
 from jaxcnn.training.optimizer import make_schedule, sgd
@@ -82,7 +82,12 @@ def train(config: ConfigDict, workdir: Path, data_dir: str | None = None) -> Non
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     begins_anew: list[str] = []  # heads of another size than in config.init_from
     if config.init_from is not None and not has_begun(workdir):
-        state, begins_anew = initialized_from(state, model, config.model, config.init_from)
+        variables, begins_anew = initialize_from(
+            state.variables, model, config.model, config.init_from
+        )
+        state = dataclasses.replace(
+            state, params=variables["params"], batch_stats=variables.get("batch_stats", {})
+        )
 
     first = distributed.is_first()
     distributed.first_then_all("workdir", lambda: claim_workdir(workdir, config, write=first))
