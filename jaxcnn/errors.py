@@ -1,23 +1,47 @@
-"""The one error that speaks to a person."""
+"""Errors that users see."""
 
 import difflib
 from collections.abc import Iterable
 
+# How many known names an error lists in full.
+_FEW = 12
+
 
 class UserError(ValueError):
-    """What was asked for cannot be done.
+    """A request that cannot be met.
 
-    The message is one sentence that says what is wrong, where, and how to mend it;
-    ``train.py`` prints it on stderr and exits with status 2.
+    The message says in one or two sentences what is wrong, where, and how to fix it;
+    ``train.py`` and ``jaxcnn`` print it on stderr and exit with status 2.
     """
 
 
+class CheckpointError(UserError):
+    """A file that cannot be read as a checkpoint: damaged, of another format, or not safe."""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Completes a sentence about an unknown ``name``: the nearest known ones, or all of them."""
+    """Complete a sentence about an unknown ``name`` with the known names nearest to it.
+
+    Args:
+        name: what was asked for.
+        known: the names that would have been accepted.
+
+    Returns:
+        Up to three similar names; without a similar one all known names, or the nearest few
+        where they are many.
+
+    Example::
+
+        >>> suggest("resnet81", ["resnet18", "vgg11"])
+        "did you mean 'resnet18'?"
+    """
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=3)
-    if near:
-        return f"did you mean {' or '.join(repr(n) for n in near)}?"
+    similar = difflib.get_close_matches(name, known, n=3)
+    if similar:
+        return f"did you mean {' or '.join(map(repr, similar))}?"
+    if len(known) > _FEW:
+        nearest = difflib.get_close_matches(name, known, n=5, cutoff=0.0)
+        return f"the nearest of {len(known):,} known names are {', '.join(nearest)}."
     return f"known: {', '.join(known) or 'none'}."
 
 

@@ -4,22 +4,23 @@ Example::
 
     from jaxcnn import convert, models
 
-    state_dict = convert.load_checkpoint("resnet18.pth")  # {name: np.ndarray}; runs nothing
+    state_dict = convert.load_checkpoint("resnet18.pth")  # {name: np.ndarray}; runs no code
     variables = convert.from_torch(state_dict, models.resnet18())
     convert.save_torch("resnet18.safetensors", variables)
 
     model, variables = convert.load_pretrained("resnet18")  # downloads torchvision's weights
 """
 
-from jaxcnn.convert.pretrained import load_pretrained, pretrained_weights
+from jaxcnn.convert.pretrained import initialize_from, load_pretrained, pretrained_weights
 from jaxcnn.convert.state_dict import from_torch, to_torch
 from jaxcnn.convert.variables import load, save, save_torch
+from jaxcnn.errors import CheckpointError
 from jaxcnn.io.checkpoint import load_checkpoint
-from jaxcnn.io.unpickler import CheckpointError
 
 __all__ = [
     "CheckpointError",
     "from_torch",
+    "initialize_from",
     "load",
     "load_checkpoint",
     "load_pretrained",

@@ -1,13 +1,16 @@
-"""Networks with their published weights, or with those of a file or of the Hugging Face Hub."""
+"""Networks with published weights, or with those of a file or of the Hugging Face Hub."""
 
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from flax import traverse_util
 
 from jaxcnn.convert.state_dict import (
     classes_of_heads,
+    clean_state_dict,
     from_torch,
     nested_variables,
     to_torch,
@@ -19,13 +22,13 @@ from jaxcnn.models.classifier import Classifier
 from jaxcnn.models.published import PUBLISHED, PublishedWeights
 from jaxcnn.models.registry import builder_arguments, create_model, list_models
 
-# What torchvision builds a model with when it loads its published weights. Those are from
-# TensorFlow, which scaled its images otherwise, and hold the auxiliary heads.
+# The arguments with which torchvision builds a model for its published weights. These weights are
+# from TensorFlow, which scaled its images differently, and include the auxiliary heads.
 _ARGUMENTS: dict[str, dict[str, Any]] = {
     "googlenet": {"transform_input": True, "aux_logits": True},
     "inception_v3": {"transform_input": True, "aux_logits": True},
 }
-# What a state dict has in addition for a model that is built with aux_logits=False.
+# What a state dict has in addition to a model that was built with aux_logits=False.
 _AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")
 
 _HUB = "hf-hub:"
@@ -33,13 +36,13 @@ _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def pretrained_weights(name: str | None = None) -> list[PublishedWeights]:
-    """The weights that torchvision has published for the networks in :mod:`jaxcnn.models`.
+    """List the weights that torchvision has published for the networks in :mod:`jaxcnn.models`.
 
     Args:
         name: an architecture; None: all of them.
 
     Returns:
-        One entry for each set of weights: its name, accuracy, preprocessing, URL. Of each
+        One entry for each set of weights: its name, accuracy, preprocessing, URL. For each
         architecture the one that torchvision calls ``"DEFAULT"`` comes first.
 
     Raises:
@@ -51,7 +54,7 @@ def pretrained_weights(name: str | None = None) -> list[PublishedWeights]:
         ['IMAGENET1K_V2', 'IMAGENET1K_V1']
     """
     if name is not None:
-        builder_arguments(name)  # refuses an unknown one
+        builder_arguments(name)  # refuses an unknown name
     known = list_models() if name is None else [name]
     return [weights for weights in PUBLISHED if weights.model in known]
 
@@ -66,24 +69,24 @@ def load_pretrained(
     rng: jax.Array | None = None,
     **kwargs: Any,
 ) -> tuple[Classifier, dict[str, Any]]:
-    """Builds a network and loads its weights.
+    """Build a network and load its weights.
 
     Args:
         name: the architecture, one of :func:`jaxcnn.models.list_models`.
         weights: one of
 
-            * ``"DEFAULT"``: the best that torchvision has published;
-            * torchvision's name of others (see :func:`pretrained_weights`), such as
+            * ``"DEFAULT"``: the best weights that torchvision has published;
+            * torchvision's name of other weights (see :func:`pretrained_weights`), such as
               ``"IMAGENET1K_V1"`` or ``"ResNet50_Weights.IMAGENET1K_V1"``;
-            * the path of a file that :func:`jaxcnn.convert.load_checkpoint` reads, of a torch
-              state dict or of Flax variables (:func:`jaxcnn.convert.save`);
+            * the path of a file that :func:`jaxcnn.convert.load_checkpoint` reads, with a torch
+              state dict or with Flax variables (:func:`jaxcnn.convert.save`);
             * ``"hf-hub:OWNER/NAME"`` or ``"hf-hub:OWNER/NAME@REVISION"``: a repository of the
-              Hugging Face Hub that holds ``model.safetensors`` or ``pytorch_model.bin`` with
-              torchvision's names (as those of timm's ResNets do). Needs ``huggingface_hub``.
+              Hugging Face Hub with a ``model.safetensors`` or ``pytorch_model.bin`` that has
+              torchvision's names (as timm's ResNets have). Needs ``huggingface_hub``.
 
             Published weights are downloaded once, to ``$JAXCNN_CACHE`` (by default
             ``~/.cache/jaxcnn``), and their hash is verified.
-        num_classes: length of the logits; None: as the weights have it.
+        num_classes: length of the logits; None: that of the weights.
         key: see :func:`jaxcnn.convert.load_checkpoint`.
         skip: modules that are newly initialised, such as ``("fc",)``; see
             :func:`jaxcnn.convert.from_torch`.
@@ -91,7 +94,8 @@ def load_pretrained(
         **kwargs: other arguments of the architecture, such as ``dtype``; see
             :func:`jaxcnn.models.create_model`. With their published weights ``googlenet`` and
             ``inception_v3`` have, as in torchvision, ``transform_input=True``, and
-            ``aux_logits=True`` unless given.
+            ``aux_logits=True`` unless given. Without ``aux_logits`` the auxiliary heads of the
+            weights are left out.
 
     Returns:
         The module, and its variables ``{"params": ..., "batch_stats": ...}`` with the dtypes of
@@ -99,7 +103,7 @@ def load_pretrained(
 
     Raises:
         UserError: for an unknown architecture, argument or name of weights; if the weights are
-            not there, cannot be downloaded or read, or are not those of the architecture.
+            missing, cannot be downloaded or read, or do not fit the architecture.
 
     Example::
 
@@ -114,29 +118,88 @@ def load_pretrained(
     if num_classes is not None:
         arguments["num_classes"] = num_classes
     model = create_model(name, **arguments)  # before the download: it may refuse an argument
-    state_dict, path = read_weights(name, weights, key=key)
-    if arguments.get("aux_logits") is False:
-        state_dict = without_auxiliary_heads(state_dict)
+    state_dict, path = _read_weights(name, weights, model, key=key)
+    fitting, other_heads = _fit_heads(state_dict, model, skip)
+    if num_classes is not None and other_heads:
+        head, classes = next(iter(other_heads.items()))
+        raise UserError(
+            f"{path} has {classes} classes (in {head!r}) where num_classes is {num_classes}; "
+            f"leave num_classes out, or initialise a new head with skip={tuple(other_heads)!r} "
+            f"and rng=jax.random.key(0)."
+        )
+    return fitting, from_torch(state_dict, fitting, skip=skip, rng=rng)
 
-    heads = {
+
+def initialize_from(
+    variables: Mapping[str, Any],
+    model: Classifier,
+    name: str,
+    weights: str | os.PathLike[str],
+) -> tuple[dict[str, Any], list[str]]:
+    """Replace a model's initial variables by weights, as far as the classes are the same.
+
+    Args:
+        variables: the model's own initial variables, ``{"params": ...}`` with or without
+            ``"batch_stats"``.
+        model: the network.
+        name: its architecture.
+        weights: see :func:`load_pretrained`.
+
+    Returns:
+        The variables, with the dtypes of ``variables``, and the names of the classifier layers
+        that keep their own initial values because the weights have another number of classes.
+
+    Raises:
+        UserError: if the weights are missing, cannot be downloaded or read, or do not fit the
+            network for images of this size and number of channels.
+
+    Example::
+
+        model = models.resnet50(num_classes=10)
+        variables = model.init(jax.random.key(0), images)
+        variables, reinitialized = initialize_from(variables, model, "resnet50", "DEFAULT")
+        # reinitialized == ["fc"]
+    """
+    state_dict, path = _read_weights(name, weights, model)
+    fitting, other_heads = _fit_heads(state_dict, model)
+    loaded = traverse_util.flatten_dict(from_torch(state_dict, fitting))
+    values = {}
+    for place, own in traverse_util.flatten_dict(dict(variables)).items():
+        layer, new = ".".join(place[1:-1]), loaded[place]
+        if layer in other_heads:
+            values[place] = own
+            continue
+        if new.shape != own.shape:
+            raise UserError(
+                f"{path} has {'/'.join(place)} of shape {new.shape} where this network has "
+                f"{own.shape} for images of this size and number of channels; choose the dataset "
+                f"or config.image_size to match the weights."
+            )
+        values[place] = jnp.asarray(new, own.dtype)
+    return traverse_util.unflatten_dict(values), list(other_heads)
+
+
+def _fit_heads(
+    state_dict: Mapping[str, Any], model: Classifier, skip: Sequence[str] = ()
+) -> tuple[Classifier, dict[str, int]]:
+    """The model with as many classes as the weights, and the heads that do not fit ``model``.
+
+    Returns:
+        The model, and the numbers of classes in the weights by the names of the classifier
+        layers where they differ from the model's; without those of the modules in ``skip``.
+    """
+    other_heads = {
         head: classes
         for head, classes in classes_of_heads(state_dict, model).items()
-        if not any(f"{head}.".startswith(f"{module}.") for module in skip)
+        if classes != model.num_classes
+        and not any(f"{head}.".startswith(f"{module}.") for module in skip)
     }
-    for head, classes in heads.items():
-        if num_classes is None:
-            model = model.clone(num_classes=classes)
-        elif classes != num_classes:
-            raise UserError(
-                f"{path} has {classes} classes (in {head!r}) where num_classes is {num_classes}; "
-                f"leave num_classes out, or have a new head with skip={tuple(heads)!r} and "
-                f"rng=jax.random.key(0)."
-            )
-    return model, from_torch(state_dict, model, skip=skip, rng=rng)
+    classes = next(iter(other_heads.values()), model.num_classes)
+    return model.clone(num_classes=classes), other_heads
 
 
 def needed_arguments(name: str, weights: str | os.PathLike[str]) -> dict[str, Any]:
-    """The arguments of an architecture that torchvision gives it with its published weights.
+    """The arguments with which torchvision builds an architecture for its published weights.
 
     Args:
         name: the architecture.
@@ -148,18 +211,14 @@ def needed_arguments(name: str, weights: str | os.PathLike[str]) -> dict[str, An
     return dict(_ARGUMENTS.get(name, {})) if _published(name, weights) else {}
 
 
-def read_weights(
-    name: str, weights: str | os.PathLike[str], *, key: str | None = None
-) -> tuple[Mapping[str, Any], str]:
-    """The torch state dict that :func:`load_pretrained` means, and the path of its file.
+def _read_weights(
+    name: str, weights: str | os.PathLike[str], model: Classifier, key: str | None = None
+) -> tuple[dict[str, Any], str]:
+    """Read the weights that :func:`load_pretrained` is asked for.
 
-    Args:
-        name: the architecture.
-        weights: see :func:`load_pretrained`.
-        key: see :func:`jaxcnn.convert.load_checkpoint`.
-
-    Raises:
-        UserError: see :func:`load_pretrained`.
+    Returns:
+        Their torch state dict, without auxiliary heads if the model has none, and the path of
+        the file.
     """
     published = _published(name, weights)
     if published:
@@ -170,24 +229,22 @@ def read_weights(
         path = os.fspath(weights)
     tensors = load_checkpoint(path, key=key)
     variables = nested_variables(tensors)
-    return tensors if variables is None else to_torch(variables), path
-
-
-def without_auxiliary_heads(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a state dict a network that was built with ``aux_logits=False`` has."""
-    return {k: v for k, v in state_dict.items() if not k.startswith(_AUXILIARY_HEADS)}
+    state_dict = clean_state_dict(tensors if variables is None else to_torch(variables), model)
+    if not getattr(model, "aux_logits", True):
+        state_dict = {k: v for k, v in state_dict.items() if not k.startswith(_AUXILIARY_HEADS)}
+    return state_dict, path
 
 
 def _published(name: str, weights: str | os.PathLike[str]) -> PublishedWeights | None:
-    """The published weights that are meant; None: a file or a repository is."""
+    """The published weights of this name; None: ``weights`` is a file or a repository."""
     known = pretrained_weights(name)
     if not isinstance(weights, os.PathLike):
-        weights = str(weights)  # torchvision's own ResNet50_Weights.IMAGENET1K_V1 is no string
+        weights = str(weights)  # torchvision's own ResNet50_Weights.IMAGENET1K_V1 is an enum
     if not isinstance(weights, str) or weights.startswith(_HUB):
         return None
     for candidate in known:
         for own_name in (candidate.name, "DEFAULT") if candidate.default else (candidate.name,):
-            # torchvision's enumerations are called as the architecture, in other case
+            # The names of torchvision's enums are those of the architectures in another case.
             if weights == own_name or weights.lower() == f"{name}_Weights.{own_name}".lower():
                 return candidate
     looks_like_path = os.path.basename(weights) != weights or "." in weights
@@ -205,7 +262,7 @@ def _published(name: str, weights: str | os.PathLike[str]) -> PublishedWeights |
 
 
 def _from_hub(repository: str) -> str:
-    """Downloads the weights in ``OWNER/NAME[@REVISION]``, and gives the path."""
+    """Download the weights in ``OWNER/NAME[@REVISION]`` and return the path."""
     try:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.utils import EntryNotFoundError
@@ -220,13 +277,13 @@ def _from_hub(repository: str) -> str:
             return hf_hub_download(name, file, revision=revision or None)
         except EntryNotFoundError as error:
             missing = error
-        except Exception as error:  # of the package's, or of any that it uses
+        except Exception as error:  # of the package, or of any that it uses
             raise UserError(
                 f"{_HUB}{repository} cannot be downloaded ({_reason(error)}); check its name, your "
                 f"network and, for a private one, your login."
             ) from error
     raise UserError(
-        f"{_HUB}{repository} gives neither {' nor '.join(_HUB_FILES)} ({_reason(missing)}); check "
+        f"{_HUB}{repository} has neither {' nor '.join(_HUB_FILES)} ({_reason(missing)}); check "
         f"your network, or choose a repository with PyTorch weights."
     ) from missing
 

@@ -1,4 +1,4 @@
-"""The handwritten digits that scikit-learn ships, as a tfds dataset that needs no network."""
+"""The handwritten digits that scikit-learn ships, as a tfds dataset that needs no download."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,8 +11,8 @@ from jaxcnn.data.tfds import tfds
 class Digits(tfds.core.GeneratorBasedBuilder):
     """1,797 digits of 8x8 pixels: ``sklearn.datasets.load_digits``.
 
-    scikit-learn has no split of its own: every fifth example is for testing (359), the others
-    for training (1,438).
+    scikit-learn does not split them: here every fifth example is for testing (359), the others
+    are for training (1,438).
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -40,7 +40,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         from sklearn.datasets import load_digits
 
         digits = load_digits()
-        images = np.round(digits.images * (255 / 16)).astype(np.uint8)  # they count 0 to 16
+        images = np.round(digits.images * (255 / 16)).astype(np.uint8)  # from values of 0 to 16
         for index, (image, label) in enumerate(zip(images, digits.target, strict=True)):
             if (index % 5 == 4) == (split == "test"):
                 yield index, {"image": image[..., None], "label": int(label)}

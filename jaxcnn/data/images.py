@@ -1,7 +1,6 @@
 """Encoded images, and arrays that are images, to uint8 pixels.
 
-What comes out is what torchvision's loader gets from Pillow, value for value; JPEGs take a faster
-way there.
+The pixels are exactly those that torchvision's loader gets from Pillow; JPEGs are decoded faster.
 """
 
 import io
@@ -11,15 +10,15 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 _JPEG = b"\xff\xd8\xff"
-# Pillow's modes of 1 channel and of 3.
+# Pillow's modes with 1 and 3 channels.
 MODES = {1: "L", 3: "RGB"}
 _JPEG_SPACES = {1: ("Gray",), 3: ("Gray", "YCbCr", "RGB")}
 _TURBO = {1: "GRAY", 3: "RGB"}
-# Not all that Pillow reads: some it hands to other programs.
+# Not all formats of Pillow: it decodes some of them with external programs.
 _WANTED = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "PPM", "TIFF", "AVIF")
-Image.init()  # or Pillow knows the commonest only
+Image.init()  # otherwise Pillow knows only the most common formats
 _FORMATS = [name for name in _WANTED if name in Image.OPEN]
-# From which on Pillow refuses an image, for it might be made to fill the memory.
+# Pillow refuses larger images, which may be meant to exhaust the memory.
 MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
 
 
@@ -28,21 +27,23 @@ class BadImageError(Exception):
 
 
 def decode(encoded: bytes, channels: int) -> np.ndarray:
-    """Decodes a JPEG, PNG, WebP, BMP, GIF (its first frame), ..., whatever its name said.
+    """Decode a JPEG, PNG, WebP, BMP, GIF (its first frame), ... to uint8 pixels.
 
-    As torchvision's loader does: ``Image.open(file).convert("RGB")``. So a CMYK image is converted,
-    transparency dropped and a palette resolved; the orientation in EXIF is ignored. Beyond that,
-    images of 16 bits are brought to 8 (Pillow would cut them off at 255).
+    As torchvision's loader does: ``Image.open(file).convert("RGB")``. The format is detected from
+    the content. CMYK is converted, transparency dropped and a palette resolved; the orientation
+    in EXIF is ignored. Unlike there, 16-bit images are scaled to 8 bits (Pillow clips them to
+    255).
 
     Args:
-        encoded: the file's content.
-        channels: 3 (colour; a gray image gets three equal ones) or 1 (luma).
+        encoded: the content of the file.
+        channels: 3 (colour; a gray image gets three equal channels) or 1 (luma).
 
     Returns:
         ``[H, W, channels]`` uint8.
 
     Raises:
-        BadImageError: if it is no image, damaged, cut short, or of more than 179 million pixels.
+        BadImageError: if it is not an image, is damaged or truncated, or has more than 179
+            million pixels.
     """
     if encoded.startswith(_JPEG):
         try:
@@ -50,22 +51,22 @@ def decode(encoded: bytes, channels: int) -> np.ndarray:
             if height * width <= MAX_PIXELS and space in _JPEG_SPACES[channels]:
                 return simplejpeg.decode_jpeg(encoded, _TURBO[channels])
         except ValueError:
-            pass  # cut short, or merely odd: Pillow knows
+            pass  # truncated, or merely unusual: Pillow decides
     try:
         with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
             if image.mode[0] in "IF":
-                return from_array(_of_more_bits(image), channels)
+                return from_array(_to_eight_bits(image), channels)
             return from_pillow(image.convert(MODES[channels]))
     except UnidentifiedImageError as error:
-        raise BadImageError("it is no image" if encoded else "it is empty") from error
+        raise BadImageError("it is not an image" if encoded else "it is empty") from error
     except (BadImageError, MemoryError):
         raise
-    except Exception as error:  # of a damaged file Pillow raises whatever its parsers trip over
+    except Exception as error:  # for a damaged file Pillow's parsers raise all kinds of errors
         raise BadImageError(str(error) or type(error).__name__) from error
 
 
-def _of_more_bits(image: Image.Image) -> np.ndarray:
-    """Gray values of 16 bits as uint8 ``[H, W]``; floating ones as they are."""
+def _to_eight_bits(image: Image.Image) -> np.ndarray:
+    """Scale gray values of 16 bits to uint8 ``[H, W]``; floating ones stay as they are."""
     values = np.asarray(image)
     if image.mode == "F":
         return values
@@ -75,22 +76,22 @@ def _of_more_bits(image: Image.Image) -> np.ndarray:
 
 
 def to_pillow(pixels: np.ndarray) -> Image.Image:
-    """Pixels ``[H, W, C]`` as Pillow's image, which has no axis for a single channel."""
+    """Convert pixels ``[H, W, C]`` to a Pillow image, which has no axis for a single channel."""
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
 def from_pillow(image: Image.Image) -> np.ndarray:
-    """Pillow's image as pixels ``[H, W, C]`` uint8."""
+    """Convert a Pillow image to pixels ``[H, W, C]`` uint8."""
     pixels = np.asarray(image)
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def from_array(array: np.ndarray, channels: int) -> np.ndarray:
-    """An array as an image.
+    """Convert an array to the pixels of an image.
 
     Args:
-        array: ``[H, W]`` or ``[H, W, C]``, uint8, or floating of values in 0 to 1.
-        channels: see :func:`decode`; colours become gray as Pillow makes them.
+        array: ``[H, W]`` or ``[H, W, C]``, uint8, or floating with values in 0 to 1.
+        channels: see :func:`decode`; colours are converted to gray as Pillow does.
 
     Returns:
         ``[H, W, channels]`` uint8.
@@ -105,7 +106,7 @@ def from_array(array: np.ndarray, channels: int) -> np.ndarray:
     if np.issubdtype(array.dtype, np.floating) or array.dtype.name == "bfloat16":
         array = array.astype(np.float32)
         if not ((array >= 0) & (array <= 1)).all():
-            raise BadImageError("it has values outside 0 to 1 (or make it uint8)")
+            raise BadImageError("it has values outside 0 to 1 (convert it to uint8)")
         array = np.round(array * 255).astype(np.uint8)
     if array.dtype != np.uint8:
         raise BadImageError(f"it is {array.dtype}, not uint8 or floating")

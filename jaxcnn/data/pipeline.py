@@ -1,8 +1,8 @@
 """Batches of uint8 images for this host, each a function of (seed, step) alone.
 
 The shuffle of an epoch is a permutation drawn from (seed, epoch); a step takes the next
-``batch_size`` of it and a host its rows of those. Crops and flips are drawn from (seed, epoch,
-example). So the stream is the same whatever the number of threads, hosts or earlier crashes.
+``batch_size`` examples of it, and a host its rows of those. Crops and flips are drawn from (seed,
+epoch, example). So the stream does not depend on the number of threads, hosts or earlier crashes.
 """
 
 import collections
@@ -29,18 +29,18 @@ from jaxcnn.data.source import Source
 T = TypeVar("T")
 Batch = dict[str, np.ndarray]
 
-# Batches that are being made while one is used.
+# Batches that are made ahead of the one in use.
 _AHEAD = 2
 _MAX_REPLACEMENTS = 100
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-    """What is done to an image on the host.
+    """Preprocessing of an image on the host.
 
     Attributes:
-        image_size: height and width that come out, in pixels.
-        channels: that come out, 1 or 3.
+        image_size: height and width of the result, in pixels.
+        channels: of the result, 1 or 3.
         crop: one of :data:`jaxcnn.data.presets.TRAIN_CROPS`, or of ``EVAL_CROPS``.
         fit: one of :data:`jaxcnn.data.presets.FITS`.
         interpolation: one of :data:`jaxcnn.data.transforms.INTERPOLATIONS`.
@@ -54,21 +54,21 @@ class Preprocess:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of what comes out."""
+        """Shape of the result."""
         return self.image_size, self.image_size, self.channels
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """An image ``[H, W, channels]`` as the network gets it; ``rng`` is this example's."""
+        """Convert an image ``[H, W, channels]`` to :attr:`shape`, with the rng of this example."""
         raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainPreprocess(Preprocess):
-    """What training does to an image on the host.
+    """Preprocessing of a training image on the host.
 
     Attributes:
         padding: for ``pad_and_crop``, in pixels on each side.
-        flip: whether to mirror half the images.
+        flip: whether to mirror half of the images.
         policy: one of :data:`jaxcnn.data.policies.POLICIES`, or ``"none"``.
     """
 
@@ -77,7 +77,7 @@ class TrainPreprocess(Preprocess):
     policy: str = "none"
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """An image ``[H, W, channels]`` as the network gets it; ``rng`` is this example's."""
+        """Convert an image ``[H, W, channels]`` to :attr:`shape`, with the rng of this example."""
         if self.crop == "random_resized_crop":
             image = transforms.random_resized_crop(image, self.image_size, rng, self.interpolation)
         else:
@@ -93,11 +93,11 @@ class TrainPreprocess(Preprocess):
 
 @dataclasses.dataclass(frozen=True)
 class EvalPreprocess(Preprocess):
-    """What evaluation does to an image on the host.
+    """Preprocessing of an evaluation image on the host.
 
     Attributes:
         resize_size: for ``resize_and_center_crop``, in pixels.
-        crops: 1, or 10 for the corners and the centre, and their mirror images.
+        crops: 1, or 10 for the four corners and the centre, and their mirror images.
     """
 
     resize_size: int = 0
@@ -105,11 +105,11 @@ class EvalPreprocess(Preprocess):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of what comes out."""
+        """Shape of the result."""
         return super().shape if self.crops == 1 else (self.crops, *super().shape)
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """An image ``[H, W, channels]`` as the network gets it; nothing is random."""
+        """Convert an image ``[H, W, channels]`` to :attr:`shape`; nothing is random."""
         if self.crop == "none":
             return transforms.fit(image, self.image_size, self.fit, self.interpolation)
         image = transforms.resize_shorter(image, self.resize_size, self.interpolation)
@@ -118,31 +118,31 @@ class EvalPreprocess(Preprocess):
         return transforms.center_crop(image, self.image_size)
 
 
-class Skips:
-    """The bad images of a split that this host has met; each is told of once.
+class BadImageLog:
+    """Reports each bad image of a split once on this host.
 
     Args:
         source: the split.
-        tell: is given a sentence about each.
+        report: called with a sentence about each.
     """
 
-    def __init__(self, source: Source, tell: Callable[[str], None] = lambda sentence: None):
-        self._source, self._tell = source, tell
+    def __init__(self, source: Source, report: Callable[[str], None] = lambda sentence: None):
+        self._source, self._report = source, report
         self._seen: set[int] = set()
         self._lock = threading.Lock()
 
     def add(self, number: int, reason: str) -> None:
-        """Notes that an example is skipped."""
+        """Record that an example is skipped."""
         with self._lock:
             known = number in self._seen
             self._seen.add(number)
         if not known:
-            self._tell(f"Skipped {self._source.where(number)}: {reason.rstrip('.')}.")
+            self._report(f"Skipped {self._source.describe(number)}: {reason.rstrip('.')}.")
 
 
 @functools.lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
-    """The shuffled example numbers of an epoch, ``[num_examples]``."""
+    """Shuffle the example numbers for an epoch, ``[num_examples]``."""
     generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
     return generator.permutation(num_examples)
 
@@ -157,45 +157,45 @@ def train_batches(
     num_steps: int,
     process_index: int = 0,
     process_count: int = 1,
-    skips: Skips | None = None,
+    bad_images: BadImageLog | None = None,
     threads: int | None = None,
 ) -> Iterator[Batch]:
-    """Training batches of the steps ``start_step`` to ``num_steps`` - 1.
+    """Yield the training batches of the steps ``start_step`` to ``num_steps`` - 1.
 
-    An epoch is ``num_examples // batch_size`` steps; the examples left over are others every
-    epoch. In place of an image that cannot be decoded comes another, drawn from (seed, epoch,
-    example); a black one, if that happens a hundred times in turn.
+    An epoch has ``num_examples // batch_size`` steps; different examples are left out in every
+    epoch. An image that cannot be decoded is replaced by another one, drawn from (seed, epoch,
+    example), or by a black one after a hundred bad images in a row.
 
     Args:
         source: the examples.
         preprocess: of each image.
-        batch_size: over all hosts; ``process_count`` divides it.
+        batch_size: over all hosts, a multiple of ``process_count``.
         seed: of the shuffles, crops and flips.
-        start_step: number of the first step; going on in the middle of an epoch costs nothing.
+        start_step: number of the first step; resuming in the middle of an epoch costs nothing.
         num_steps: number of the step after the last.
         process_index: which host this is.
         process_count: how many there are.
-        skips: hears of bad images.
-        threads: that decode; None: as many as there are processors.
+        bad_images: where bad images are recorded.
+        threads: how many decode; None: as many as there are processors.
 
     Yields:
         Arrays of ``batch_size / process_count`` rows: ``image`` ``[N, size, size, C]`` uint8,
-        ``label`` int32, and ``skipped`` int32, the bad images met for each row.
+        ``label`` int32, and ``skipped`` int32, the number of bad images skipped for each row.
     """
     steps_per_epoch = source.num_examples // batch_size
     rows = _host_rows(batch_size, process_index, process_count)
-    skips = skips or Skips(source)
+    bad_images = bad_images or BadImageLog(source)
     shuffling = threading.Lock()
 
     def load(batch: Batch, step: int, row: int) -> None:
         epoch, position = divmod(step, steps_per_epoch)
-        with shuffling:  # or at an epoch's beginning every thread would shuffle it
+        with shuffling:  # otherwise every thread would shuffle at the start of an epoch
             order = epoch_order(seed, epoch, source.num_examples)
         number = int(order[position * batch_size + rows[row]])
         substitutes = None
         for skipped in range(_MAX_REPLACEMENTS):
             rng = np.random.default_rng([seed, epoch, number])
-            if _load(source, number, preprocess, rng, batch, row, skips):
+            if _load(source, number, preprocess, rng, batch, row, bad_images):
                 batch["skipped"][row] = skipped
                 return
             substitutes = substitutes or np.random.default_rng([seed, epoch, number, 1])
@@ -215,19 +215,19 @@ def eval_batches(
     batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
-    skips: Skips | None = None,
+    bad_images: BadImageLog | None = None,
     threads: int | None = None,
 ) -> Iterator[Batch]:
-    """All examples once, in order, as equally many full batches on every host.
+    """Yield all examples once, in order, as the same number of full batches on every host.
 
     Args:
         source: the examples.
         preprocess: of each image.
-        batch_size: over all hosts; ``process_count`` divides it.
+        batch_size: over all hosts, a multiple of ``process_count``.
         process_index: which host this is.
         process_count: how many there are.
-        skips: hears of bad images.
-        threads: that decode; None: as many as there are processors.
+        bad_images: where bad images are recorded.
+        threads: how many decode; None: as many as there are processors.
 
     Yields:
         ``image`` and ``label`` as :func:`train_batches` (with ten crops, ``image``
@@ -236,16 +236,16 @@ def eval_batches(
     """
     count = source.num_examples
     rows = _host_rows(batch_size, process_index, process_count)
-    skips = skips or Skips(source)
-    rng = np.random.default_rng(0)  # nothing is drawn from it
+    bad_images = bad_images or BadImageLog(source)
+    rng = np.random.default_rng(0)  # unused: evaluation draws nothing
 
     def load(batch: Batch, step: int, row: int) -> None:
         number = step * batch_size + rows[row]
-        there = number < count and _load(source, number, preprocess, rng, batch, row, skips)
-        if not there:
+        valid = number < count and _load(source, number, preprocess, rng, batch, row, bad_images)
+        if not valid:
             batch["image"][row] = 0
             batch["label"][row] = 0
-        batch["mask"][row] = there
+        batch["mask"][row] = valid
 
     steps = range(-(-count // batch_size))
     yield from _batches(load, steps, len(rows), preprocess.shape, {"mask": np.float32}, threads)
@@ -263,15 +263,15 @@ def _load(
     rng: np.random.Generator,
     batch: Batch,
     row: int,
-    skips: Skips,
+    bad_images: BadImageLog,
 ) -> bool:
-    """Puts an example into a row of a batch; False: its image is bad."""
+    """Load an example into a row of a batch; return False if its image is bad."""
     try:
         content, label = source.read(number)
         decoder = decode if isinstance(content, bytes) else from_array
         batch["image"][row] = preprocess(decoder(content, preprocess.channels), rng)
     except BadImageError as error:
-        skips.add(number, str(error))
+        bad_images.add(number, str(error))
         return False
     batch["label"][row] = label
     return True
@@ -285,7 +285,7 @@ def _batches(
     columns: Mapping[str, DTypeLike],
     threads: int | None,
 ) -> Iterator[Batch]:
-    """Batches of which ``load(batch, step, row)`` fills each row, made by threads a few ahead."""
+    """Yield batches whose rows threads fill with ``load(batch, step, row)``, a few ahead."""
     threads = threads or _processors()
     pieces = np.array_split(np.arange(rows), min(rows, 2 * threads))
     ahead = max(_AHEAD, math.ceil(2 * threads / rows))
@@ -318,7 +318,7 @@ def _batches(
 
 
 def in_background(iterator: Iterator[T], size: int) -> Iterator[T]:
-    """The same items, taken by a thread of its own up to ``size`` ahead."""
+    """Yield the same items, which a background thread takes up to ``size`` ahead."""
     items: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(size)
     stop = threading.Event()
 
@@ -336,7 +336,7 @@ def in_background(iterator: Iterator[T], size: int) -> Iterator[T]:
                     break
             else:
                 put(None, StopIteration())
-        except BaseException as error:  # raised again where the items are used
+        except BaseException as error:  # raised again in the consumer
             put(None, error)
         finally:
             if hasattr(iterator, "close"):
@@ -360,5 +360,5 @@ def in_background(iterator: Iterator[T], size: int) -> Iterator[T]:
 def _processors() -> int:
     try:
         return len(os.sched_getaffinity(0))  # those that this process may use
-    except AttributeError:  # not on macOS and Windows
+    except AttributeError:  # macOS and Windows
         return os.cpu_count() or 1

@@ -1,10 +1,10 @@
-"""Automatic augmentation on the host: RandAugment and TrivialAugment, as torchvision has them.
+"""Automatic augmentation on the host: torchvision's RandAugment and TrivialAugment.
 
-Both draw operations, and how strong each is, from a table. They work on Pillow's images of mode
-``RGB`` (``[H, W, 3]``, uint8) or ``L`` (``[H, W]``, uint8), keep size and mode, and give bit for
-bit what ``torchvision.transforms`` gives for such an image with nearest-neighbour interpolation
-and black outside the image, its defaults. All that is random comes from the generator that the
-caller gives for the one example.
+Both draw operations and their strengths from a table. They take Pillow images of mode ``RGB``
+(``[H, W, 3]``, uint8) or ``L`` (``[H, W]``, uint8), keep size and mode, and give the same result
+as ``torchvision.transforms``, bit for bit, for such an image with its defaults (nearest-neighbour
+interpolation, black outside the image). All random numbers come from the generator that the
+caller passes for one example.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ MODES = ("RGB", "L")
 
 
 def _affine(image: Image.Image, *inverse: float) -> Image.Image:
-    """Moves pixels by the six numbers that take a place in the result to one in ``image``."""
+    """Transform by the six numbers that map a position in the result to one in ``image``."""
     return image.transform(image.size, Image.Transform.AFFINE, inverse, Image.Resampling.NEAREST)
 
 
@@ -42,7 +42,7 @@ def _posterize(image: Image.Image, magnitude: float) -> Image.Image:
     bits = int(magnitude)
     if not 1 <= bits <= 8:
         raise UserError(
-            f"Posterize cannot keep {bits} bits of a pixel's 8; give it a magnitude of 1 to 8."
+            f"Posterize cannot keep {bits} of a pixel's 8 bits; give a magnitude of 1 to 8."
         )
     return ImageOps.posterize(image, bits)
 
@@ -66,17 +66,17 @@ _OPERATIONS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
 
 
 def apply(image: Image.Image, operation: str, magnitude: float) -> Image.Image:
-    """Applies one operation; nothing is random.
+    """Apply one operation; nothing is random.
 
     Source: ``_apply_op`` of ``torchvision.transforms.autoaugment``.
 
     Args:
         image: of mode ``RGB`` or ``L``, ``[H, W]`` pixels, uint8; it is not changed.
         operation: a name in :data:`RAND_AUGMENT` or :data:`TRIVIAL_AUGMENT_WIDE`.
-        magnitude: the tangent of a shear's angle; pixels to the right or down, of which a
-            translation takes the whole part; degrees counter-clockwise; what is added to the
-            factor 1 of brightness, colour, contrast and sharpness; the bits that Posterize keeps;
-            the value from which Solarize inverts. The others ignore it.
+        magnitude: the tangent of the angle of a shear; the pixels of a translation to the right
+            or down, rounded towards zero; the degrees of a rotation, counter-clockwise; the
+            change of the factor 1 of brightness, colour, contrast and sharpness; the bits that
+            Posterize keeps; the value from which Solarize inverts. The others ignore it.
 
     Returns:
         An image of the same size and mode; for ``"Identity"``, ``image`` itself.
@@ -95,11 +95,11 @@ def apply(image: Image.Image, operation: str, magnitude: float) -> Image.Image:
     _check_image(image)
     if operation not in _OPERATIONS:
         raise UserError(
-            f"There is no augmentation operation {operation!r}; {suggest(operation, _OPERATIONS)}"
+            f"Unknown augmentation operation {operation!r}; {suggest(operation, _OPERATIONS)}"
         )
     if not math.isfinite(magnitude):
         raise UserError(
-            f"The magnitude {magnitude} of {operation} is not finite; give it a number."
+            f"The magnitude {magnitude} of {operation} is not finite; give a finite number."
         )
     return _OPERATIONS[operation](image, magnitude)
 
@@ -109,14 +109,14 @@ def apply(image: Image.Image, operation: str, magnitude: float) -> Image.Image:
 
 @dataclasses.dataclass(frozen=True)
 class Magnitudes:
-    """The strengths that an operation has in a policy, evenly spaced.
+    """The magnitudes of an operation in a policy, evenly spaced.
 
     Attributes:
-        first: that of index 0.
-        last: that of the highest index.
-        unit: what they are in: ``"one"``, ``"width"`` or ``"height"`` (parts of the image's), or
-            ``"bits"`` (rounded to whole ones).
-        signed: whether half of the time the negative is taken.
+        first: the magnitude of index 0.
+        last: the magnitude of the highest index.
+        unit: ``"one"``, ``"width"`` or ``"height"`` (fractions of the image's), or ``"bits"``
+            (rounded to whole ones).
+        signed: whether the magnitude is negated half of the time.
     """
 
     first: float
@@ -125,14 +125,14 @@ class Magnitudes:
     signed: bool = False
 
     def table(self, num_bins: int, height: int, width: int) -> np.ndarray:
-        """The magnitudes for an image, ``[num_bins]`` float32, before any sign.
+        """Compute the magnitudes for an image, ``[num_bins]`` float32, before any sign.
 
         Source: ``_augmentation_space`` of ``torchvision.transforms.RandAugment``.
 
         Args:
             num_bins: how many, at least 2.
             height: of the image, in pixels.
-            width: likewise.
+            width: of the image, in pixels.
 
         Example:
             >>> Magnitudes(8, 4, "bits").table(9, height=32, width=32).tolist()
@@ -149,9 +149,9 @@ class Magnitudes:
 def _linspace(first: float, last: float, num: int) -> np.ndarray:
     """``torch.linspace``, ``[num]`` float32, to the last bit.
 
-    The last bit decides by how many pixels an image is translated. torch counts from both ends
-    with a float32 step and a fused multiply-add; in float64 that product is exact, so that only
-    the final rounding is left, as there.
+    The last bit can change by how many pixels an image is translated. torch counts from both ends
+    with a float32 step and a fused multiply-add; in float64 that product is exact, so there is
+    only one rounding, as in torch.
     """
     first, last = np.float32(first), np.float32(last)
     step = np.float64((last - first) / np.float32(num - 1))
@@ -160,7 +160,7 @@ def _linspace(first: float, last: float, num: int) -> np.ndarray:
     return np.where(index < num // 2, up, down).astype(np.float32)
 
 
-# By operation; None: it has no magnitude. The order is torchvision's, which draws by number.
+# By operation; None: no magnitude. The order is torchvision's, which draws by number.
 RAND_AUGMENT: dict[str, Magnitudes | None] = {
     "Identity": None,
     "ShearX": Magnitudes(0.0, 0.3, signed=True),
@@ -205,14 +205,14 @@ def rand_augment(
     magnitude: int = 9,
     num_magnitude_bins: int = 31,
 ) -> Image.Image:
-    """Applies ``num_ops`` operations drawn from :data:`RAND_AUGMENT`, all of one magnitude.
+    """Apply ``num_ops`` operations drawn from :data:`RAND_AUGMENT`, all of one magnitude.
 
     Source: Cubuk et al. 2020, "RandAugment: Practical automated data augmentation with a reduced
     search space" (arXiv:1909.13719), section 3, as ``torchvision.transforms.RandAugment``.
 
     Args:
         image: of mode ``RGB`` or ``L``, ``[H, W]`` pixels, uint8; it is not changed.
-        rng: what is random is drawn from it: each operation, with replacement, and its sign.
+        rng: draws each operation, with replacement, and its sign.
         num_ops: how many operations, one after the other.
         magnitude: the index of each operation's magnitude, 0 to ``num_magnitude_bins`` - 1.
         num_magnitude_bins: how many magnitudes each operation has.
@@ -221,7 +221,7 @@ def rand_augment(
         An image of the same size and mode; it may be ``image`` itself.
 
     Raises:
-        UserError: for another mode, or a number that is out of range.
+        UserError: for another mode, or a number out of range.
 
     Example:
         >>> import numpy as np
@@ -233,11 +233,11 @@ def rand_augment(
     _check_image(image)
     _check_bins(num_magnitude_bins)
     if num_ops < 0:
-        raise UserError(f"RandAugment cannot apply {num_ops} operations; set num_ops to 0 or more.")
+        raise UserError(f"num_ops={num_ops} of RandAugment is negative; set it to 0 or more.")
     if not 0 <= magnitude < num_magnitude_bins:
         raise UserError(
-            f"RandAugment has no magnitude {magnitude} of {num_magnitude_bins}; set magnitude to "
-            f"0 to {num_magnitude_bins - 1}, or num_magnitude_bins higher."
+            f"magnitude={magnitude} of RandAugment is out of range; set it to 0 to "
+            f"{num_magnitude_bins - 1}, or increase num_magnitude_bins."
         )
     for _ in range(num_ops):
         image = _apply_drawn(image, rng, RAND_AUGMENT, magnitude, num_magnitude_bins)
@@ -247,7 +247,7 @@ def rand_augment(
 def trivial_augment_wide(
     image: Image.Image, rng: np.random.Generator, *, num_magnitude_bins: int = 31
 ) -> Image.Image:
-    """Applies one operation of :data:`TRIVIAL_AUGMENT_WIDE` with a magnitude, both drawn.
+    """Apply one operation of :data:`TRIVIAL_AUGMENT_WIDE` with a magnitude, both drawn.
 
     Source: Müller and Hutter 2021, "TrivialAugment: Tuning-free Yet State-of-the-Art Data
     Augmentation" (arXiv:2103.10158), section 3 and the wide space of its tables, as
@@ -255,7 +255,7 @@ def trivial_augment_wide(
 
     Args:
         image: of mode ``RGB`` or ``L``, ``[H, W]`` pixels, uint8; it is not changed.
-        rng: what is random is drawn from it: the operation, its magnitude and its sign.
+        rng: draws the operation, its magnitude and its sign.
         num_magnitude_bins: how many magnitudes each operation has.
 
     Returns:
@@ -289,7 +289,7 @@ def _apply_drawn(
     index: int | None,
     num_bins: int,
 ) -> Image.Image:
-    """Draws an operation, the index of its magnitude if None, and its sign, in this order."""
+    """Draw an operation, the index of its magnitude if None, and its sign, in this order."""
     operation = list(space)[rng.integers(len(space))]
     magnitudes = space[operation]
     magnitude = 0.0
@@ -306,7 +306,7 @@ def _check_image(image: Image.Image) -> None:
     mode = getattr(image, "mode", type(image).__name__)
     if not isinstance(image, Image.Image) or mode not in MODES:
         raise UserError(
-            f"Augmentation takes Pillow's images of mode {' or '.join(MODES)}, not {mode}; "
+            f"Augmentation takes Pillow images of mode {' or '.join(MODES)}, not {mode}; "
             f"convert the image first, as with image.convert('RGB')."
         )
 
@@ -314,6 +314,5 @@ def _check_image(image: Image.Image) -> None:
 def _check_bins(num_bins: int) -> None:
     if num_bins < 2:
         raise UserError(
-            f"Magnitudes cannot be spaced over {num_bins} bins; set num_magnitude_bins to 2 or "
-            f"more."
+            f"num_magnitude_bins={num_bins} is too small to space magnitudes; set it to 2 or more."
         )

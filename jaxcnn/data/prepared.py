@@ -1,4 +1,4 @@
-"""Splits of the datasets that tfds prepares."""
+"""Splits of tfds datasets."""
 
 import zlib
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ class PreparedSplit:
     """A split of a tfds image-classification dataset; a :class:`jaxcnn.data.source.Source`."""
 
     def __init__(self, builder: Any, split: str):
-        """Opens a split, in tfds's notation (``"train"``, ``"train[:90%]"``), of a prepared set.
+        """Open a split, in tfds's notation (``"train"``, ``"train[:90%]"``), of a prepared dataset.
 
         Raises:
-            UserError: if there is no such split, the features are not one uint8 image and one
-                label, or the files are not those that the dataset's description speaks of.
+            UserError: if the split is unknown or empty, the features are not one uint8 image and
+                one label, or the files do not match the dataset's description.
         """
         name = builder.info.full_name
         try:
@@ -32,6 +32,11 @@ class PreparedSplit:
                 f"The dataset {name} has no split {split!r}; it has {known}, and parts of them "
                 f"such as 'train[:90%]' (config.train_split, config.eval.split)."
             ) from error
+        if not info.num_examples:
+            raise UserError(
+                f"The split {split!r} of the dataset {name} is empty; choose a larger part "
+                f"(config.train_split, config.eval.split)."
+            )
         features = builder.info.features
         self._image_key, self._label_key = _supervised_keys(name, builder.info)
         wanted = (self._image_key, self._label_key)
@@ -39,19 +44,20 @@ class PreparedSplit:
         self._decoders = {self._image_key: tfds.decode.SkipDecoding()}
         self._name = f"{name} {split}"
         self.num_examples = info.num_examples
-        self.num_classes = features[self._label_key].num_classes
+        self.classes = tuple(features[self._label_key].names)
+        self.num_classes = len(self.classes)
         self.channels = features[self._image_key].shape[-1] or 3
         self.digest = zlib.crc32(f"{self._name} {self.num_examples}".encode())
         open_file = FORMATS.get(builder.info.file_format.value)
         if open_file is None:
             raise UserError(
-                f"The dataset {name} is stored as {builder.info.file_format.value}, which has no "
-                f"reader here; prepare it as {' or '.join(FORMATS)}."
+                f"The dataset {name} is stored as {builder.info.file_format.value}, which cannot "
+                f"be read; prepare it as {' or '.join(FORMATS)}."
             )
         self._records = Records(info.file_instructions, open_file)
 
     def read(self, number: int) -> tuple[bytes, int]:
-        """The encoded image and the label of an example."""
+        """Read the encoded image and the label of an example."""
         try:
             example = self._features.deserialize_example_np(
                 self._records[number], decoders=self._decoders
@@ -60,21 +66,21 @@ class PreparedSplit:
             raise BadImageError("its record is damaged") from error
         return example[self._image_key], int(example[self._label_key])
 
-    def where(self, number: int) -> str:
-        """Names an example."""
-        return f"example {number} of {self._name} ({self._records.where(number)})"
+    def describe(self, number: int) -> str:
+        """The place of an example in the dataset, and of its record."""
+        return f"example {number} of {self._name} ({self._records.describe(number)})"
 
 
 def open_prepared(
     name: str, split: str | None, data_dir: str | None, others: Sequence[str] = ()
 ) -> PreparedSplit:
-    """Opens a split; see :func:`jaxcnn.data.source.open_source`.
+    """Open a split; see :func:`jaxcnn.data.source.open_source`.
 
     Args:
         name: of a tfds dataset, or ``"digits"``.
         split: in tfds's notation.
         data_dir: where prepared datasets are.
-        others: what else a user may have meant.
+        others: notations of datasets that tfds does not have, for the error about an unknown one.
     """
     builder = _prepared_builder(name, data_dir, others)
     if split is None:
@@ -99,9 +105,12 @@ def _prepared_builder(name: str, data_dir: str | None, others: Sequence[str]) ->
         else:
             builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.registered.DatasetNotFoundError as error:
-        known = ["digits", *others, *tfds.list_builders(with_community_datasets=False)]
-        raise UserError(f"tfds has no dataset {name!r}; {suggest(name, known)}") from error
-    except (AssertionError, ValueError) as error:  # tfds's, for a version or variant it lacks
+        known = ["digits", *tfds.list_builders(with_community_datasets=False)]
+        files = f" Images in files are {' or '.join(others)}." if others else ""
+        raise UserError(
+            f"config.dataset={name!r}: tfds has no such dataset; {suggest(name, known)}{files}"
+        ) from error
+    except (AssertionError, ValueError) as error:  # tfds's, for an unknown version or variant
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"tfds cannot open the dataset {name!r}: {reason}") from error
     if builder.is_prepared():
@@ -112,7 +121,7 @@ def _prepared_builder(name: str, data_dir: str | None, others: Sequence[str]) ->
             f"The dataset {name!r} is not prepared under {builder.data_dir_root}, and its files "
             f"must be downloaded by hand: see 'ImageNet' in the README for preparing it with "
             f"tfds, point --data_dir at a folder where it is prepared, or try ':digits' after "
-            f"the config file, which needs nothing."
+            f"the config file, which needs no download."
         )
     keep_off_accelerators()
     try:
@@ -127,7 +136,7 @@ def _prepared_builder(name: str, data_dir: str | None, others: Sequence[str]) ->
 
 
 def _supervised_keys(name: str, info: Any) -> tuple[str, str]:
-    """The image and the label that the dataset itself names, or else its only ones."""
+    """The keys of the image and the label: the supervised ones, or else the only ones."""
     features = info.features
     images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
     labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
@@ -136,8 +145,8 @@ def _supervised_keys(name: str, info: Any) -> tuple[str, str]:
         images, labels = [named[0]], [named[1]]
     if len(images) != 1 or len(labels) != 1:
         raise UserError(
-            f"The dataset {name} is not one image and one label an example (its features are "
-            f"{', '.join(features)}); choose an image-classification dataset."
+            f"The dataset {name} does not have one image and one label per example (its features "
+            f"are {', '.join(features)}); choose an image-classification dataset."
         )
     if features[images[0]].np_dtype != np.uint8:
         raise UserError(

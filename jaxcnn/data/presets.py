@@ -1,13 +1,13 @@
-"""What the well-known datasets look like, and how their images are usually fed to a network.
+"""Presets of well-known datasets: their images, and the usual preprocessing.
 
-Data only, free of TensorFlow, so that a config can be read without it.
+Data only, without TensorFlow, so that a config can be read without it.
 """
 
 import dataclasses
 
 Channels = tuple[float, ...]
 
-# How an image comes to the network's size, in training and in evaluation.
+# How an image is brought to the network's size, in training and in evaluation.
 TRAIN_CROPS = ("random_resized_crop", "pad_and_crop", "none")
 EVAL_CROPS = ("resize_and_center_crop", "none")
 FITS = ("resize", "pad")
@@ -18,17 +18,17 @@ class Preset:
     """A dataset's images and their preprocessing.
 
     Attributes:
-        image_size: height and width that the network gets, in pixels.
-        mean: of each channel, of values in 0 to 1.
-        std: of each channel, likewise.
+        image_size: height and width of the images for the network, in pixels.
+        mean: of each channel, for values in 0 to 1.
+        std: of each channel, for values in 0 to 1.
         train_split: in tfds's notation.
-        eval_split: likewise; None: the test or the validation split, whichever there is.
+        eval_split: in tfds's notation; None: the validation split, or else the test split.
         train_crop: one of ``TRAIN_CROPS``.
         eval_crop: one of ``EVAL_CROPS``.
-        fit: how images of another size come to ``image_size`` where no crop does it: one of
+        fit: how images of another size are brought to ``image_size`` without a crop: one of
             ``FITS``.
         padding: pixels on each side before a random crop (``pad_and_crop``).
-        flip: whether half the training images are mirrored left to right.
+        flip: whether half of the training images are mirrored left to right.
         resize_size: length of the shorter side before the centre crop
             (``resize_and_center_crop``).
     """
@@ -46,7 +46,7 @@ class Preset:
     resize_size: int = 256
 
 
-# Any dataset of photographs is fed as torchvision's reference feeds ImageNet.
+# ImageNet's preprocessing in torchvision's reference scripts, for any dataset of photographs.
 PHOTOGRAPHS = Preset(
     image_size=224,
     mean=(0.485, 0.456, 0.406),
@@ -70,11 +70,11 @@ PRESETS: dict[str, Preset] = {
 def preset(dataset: str) -> Preset:
     """The preset of a tfds dataset (``"cifar10"``, ``"cifar10:3.0.2"``), or that of photographs.
 
-    Images in files (``"folder:/path"``) are taken for photographs.
+    Images in files (``"folder:/path"``) are treated as photographs.
     """
     return PRESETS.get(base_name(dataset), PHOTOGRAPHS)
 
 
 def base_name(dataset: str) -> str:
-    """``"cifar10"`` of ``"cifar10:3.0.2"``: a tfds dataset without variant and version."""
+    """The name of a tfds dataset without variant and version: ``"cifar10:3.0.2"``'s is cifar10."""
     return dataset.partition(":")[0].partition("/")[0]

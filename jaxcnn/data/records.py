@@ -1,4 +1,4 @@
-"""Files of records, read in any order."""
+"""Record files, read in any order."""
 
 import bisect
 import contextlib
@@ -17,8 +17,8 @@ from jaxcnn.errors import UserError
 from jaxcnn.io.atomic import atomic_write
 from jaxcnn.io.cache import cache_folder
 
-_WORTH_REMEMBERING = 1000  # records in a file
-_SCAN_THREADS = 4  # more would hide the latency of a network, but wait for each other's Python
+_WORTH_CACHING = 1000  # records in a file
+_SCAN_THREADS = 4  # more would hide the latency of a network, but contend for the GIL
 
 
 class RecordFile(Protocol):
@@ -32,18 +32,18 @@ class RecordFile(Protocol):
 class _TFRecordFile:
     """Records of a TFRecord file: length (8 bytes), its checksum (4), data, its checksum (4).
 
-    The file is opened for each record: a thousand shards may be more than a process may hold open.
+    The file is opened for each record: a process may not be able to keep a thousand shards open.
     """
 
     def __init__(self, path: str):
         self._path = path
         stat = os.stat(path)
         key = f"{os.path.realpath(path)} {stat.st_size} {stat.st_mtime_ns}"
-        self._offsets = _remembered(key, stat.st_size)
+        self._offsets = _cached_offsets(key, stat.st_size)
         if self._offsets is None:
             self._offsets = _offsets(path, stat.st_size)
-            if len(self) >= _WORTH_REMEMBERING:
-                _remember(key, self._offsets)
+            if len(self) >= _WORTH_CACHING:
+                _cache_offsets(key, self._offsets)
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -55,7 +55,7 @@ class _TFRecordFile:
 
 
 def _offsets(path: str, size: int) -> np.ndarray:
-    """Where the records of a TFRecord file begin, and where the last one ends."""
+    """Where the records of a TFRecord file start, and where the last one ends."""
     offsets, offset = [], 0
     with open(path, "rb", buffering=0) as file:
         while offset < size:
@@ -72,25 +72,25 @@ def _offsets(path: str, size: int) -> np.ndarray:
     return np.array([*offsets, offset], np.int64)
 
 
-def _place_of(key: str) -> Path:
+def _cache_path(key: str) -> Path:
     return cache_folder() / "records" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
 
 
-def _remembered(key: str, size: int) -> np.ndarray | None:
-    """The offsets that an earlier process found; reading a header of each record takes long."""
+def _cached_offsets(key: str, size: int) -> np.ndarray | None:
+    """The offsets that an earlier process found; reading the header of each record is slow."""
     try:
-        offsets = np.load(_place_of(key))
-    except (OSError, ValueError, EOFError, UserError):  # there is none, or no folder for them
+        offsets = np.load(_cache_path(key))
+    except (OSError, ValueError, EOFError, UserError):  # none, or no cache folder
         return None
-    sound = offsets.dtype == np.int64 and offsets.ndim == 1 and offsets[-1:] == [size]
-    return offsets if sound else None
+    valid = offsets.dtype == np.int64 and offsets.ndim == 1 and offsets[-1:] == [size]
+    return offsets if valid else None
 
 
-def _remember(key: str, offsets: np.ndarray) -> None:
+def _cache_offsets(key: str, offsets: np.ndarray) -> None:
     with contextlib.suppress(OSError, UserError):  # they can be found again
-        place = _place_of(key)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(place) as file:
+        path = _cache_path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
             np.save(file, offsets)
 
 
@@ -100,7 +100,7 @@ def _open_array_record(path: str) -> RecordFile:
     return ArrayRecordDataSource([path])
 
 
-# By the names of tfds's file formats.
+# By the name of tfds's file format.
 FORMATS: dict[str, Callable[[str], RecordFile]] = {
     "tfrecord": _TFRecordFile,
     "array_record": _open_array_record,
@@ -108,13 +108,13 @@ FORMATS: dict[str, Callable[[str], RecordFile]] = {
 
 
 class Records:
-    """The records of a split, over the (parts of) files that make it up."""
+    """The records of a split, from the files, or parts of files, that it consists of."""
 
     def __init__(self, instructions: Sequence[Any], open_file: Any):
         for instruction in instructions:
             if not Path(instruction.filename).is_file():
                 raise UserError(
-                    f"The file {instruction.filename} is missing (datasets must lie on a local or "
+                    f"The file {instruction.filename} is missing (datasets must be on a local or "
                     f"mounted disk); prepare the dataset again."
                 )
         with ThreadPoolExecutor(_SCAN_THREADS) as pool:
@@ -122,7 +122,7 @@ class Records:
         for file, instruction in zip(self._files, instructions, strict=True):
             if len(file) != instruction.examples_in_shard:
                 raise UserError(
-                    f"The file {instruction.filename} holds {len(file)} examples where its "
+                    f"The file {instruction.filename} has {len(file)} examples where the dataset's "
                     f"description says {instruction.examples_in_shard}; prepare the dataset again."
                 )
         self._skips = [i.skip for i in instructions]
@@ -134,15 +134,15 @@ class Records:
         self._names = [i.filename for i in instructions]
 
     def __getitem__(self, number: int) -> bytes:
-        part, index = self._place(number)
+        part, index = self._locate(number)
         return self._files[part][index]
 
-    def where(self, number: int) -> str:
+    def describe(self, number: int) -> str:
         """The file of a record, and its number there."""
-        part, index = self._place(number)
+        part, index = self._locate(number)
         return f"record {index} of {self._names[part]}"
 
-    def _place(self, number: int) -> tuple[int, int]:
+    def _locate(self, number: int) -> tuple[int, int]:
         part = bisect.bisect_right(self._ends, number)
         start = self._ends[part - 1] if part else 0
         return part, number - start + self._skips[part]

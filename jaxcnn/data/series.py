@@ -1,7 +1,7 @@
 """Time series as images: Gramian angular fields, which convolutional networks can classify.
 
-Series are ``[..., T]``, one value per point in time; what leads are examples. A set of series
-becomes a dataset when its images are written to a ``.npy`` file: see
+Series are ``[..., T]``, one value per point in time; the leading axes are examples. A set of
+series becomes a dataset when its images are written to a ``.npy`` file: see
 :func:`gramian_angular_field`.
 """
 
@@ -17,21 +17,20 @@ _KINDS: dict[str, Callable[..., np.ndarray]] = {
     "summation": lambda cos_a, sin_a, cos_b, sin_b: cos_a * cos_b - sin_a * sin_b,
     "difference": lambda cos_a, sin_a, cos_b, sin_b: sin_a * cos_b - cos_a * sin_b,
 }
-# How far a field may leave [-1, 1] by rounding, as one in float32 may; its grey is the end's.
+# How far a field may leave [-1, 1] by rounding (in float32, for example); it is clipped.
 _SLACK = 1e-5
 
 
 def gramian_angular_field(
     series: npt.ArrayLike, size: int | None = None, *, kind: str = "summation"
 ) -> np.ndarray:
-    """The Gramian angular field of each series.
+    """Compute the Gramian angular field of each series.
 
     A series is rescaled to [-1, 1] by its own minimum and maximum, then reduced to ``size``
-    points if asked (pyts reduces first), and its values are taken as the cosines of angles phi in
-    [0, pi].
+    points if given (pyts reduces first), and its values are the cosines of angles phi in [0, pi].
 
-    A constant series has no scale; it is taken as all 0, the middle of the range. Its field is
-    -1 everywhere for ``"summation"`` and 0 for ``"difference"``.
+    A constant series has no scale; it becomes all 0, the middle of the range. Its field is -1
+    everywhere for ``"summation"`` and 0 for ``"difference"``.
 
     Source: Wang and Oates 2015, "Imaging time-series to improve classification and imputation"
     (arXiv:1506.00327), section 2.
@@ -39,9 +38,9 @@ def gramian_angular_field(
     Args:
         series: ``[..., T]``, floats or integers, at least one point in time.
         size: the points to reduce each series to, 1 to T, by piecewise aggregate approximation:
-            point k is the mean of the points ``k * T // size`` up to, without,
-            ``(k + 1) * T // size``. So where T is not divisible the parts differ by one point in
-            length, as in pyts. None: T, nothing is reduced.
+            point k is the mean of the points from ``k * T // size`` to
+            ``(k + 1) * T // size - 1``. If T is not divisible by ``size``, the lengths of the
+            parts differ by one point, as in pyts. None: T, without reduction.
         kind: ``"summation"``, cos(phi_i + phi_j), or ``"difference"``, sin(phi_i - phi_j).
 
     Returns:
@@ -49,7 +48,7 @@ def gramian_angular_field(
         for ``"difference"``.
 
     Raises:
-        UserError: if the series are not numbers, have no point in time, or hold NaN or infinity;
+        UserError: if the series are not numbers, have no point in time, or have NaN or infinity;
             if ``size`` is out of range; if ``kind`` is unknown.
 
     Example:
@@ -63,7 +62,7 @@ def gramian_angular_field(
         >>> np.save("images.npy", images)
     """
     if kind not in _KINDS:
-        raise UserError(f"There is no Gramian angular field {kind!r}; {suggest(kind, _KINDS)}")
+        raise UserError(f"Unknown kind of Gramian angular field {kind!r}; {suggest(kind, _KINDS)}")
     values = _numbers(series, "series")
     if values.ndim == 0 or values.shape[-1] == 0:
         raise UserError(
@@ -86,9 +85,9 @@ def gramian_angular_field(
 
 
 def to_image(field: npt.ArrayLike) -> np.ndarray:
-    """Maps fields to grey images: -1 to 0 (black), 1 to 255 (white), linearly, rounded.
+    """Convert fields to gray images: -1 to 0 (black), 1 to 255 (white), linearly, rounded.
 
-    A 0 lies between 127 and 128 and becomes 128.
+    A 0 is between 127 and 128 and becomes 128.
 
     Args:
         field: ``[..., size, size]``, floats in [-1, 1], of :func:`gramian_angular_field`.
@@ -115,12 +114,12 @@ def to_image(field: npt.ArrayLike) -> np.ndarray:
             f"The field has a value of magnitude {largest:.6g}, outside [-1, 1]; pass what "
             f"gramian_angular_field returns, unscaled."
         )
-    grey = np.rint((values + 1) * 127.5)
-    return grey.astype(np.uint8)[..., None]
+    gray = np.rint((values + 1) * 127.5)
+    return gray.astype(np.uint8)[..., None]
 
 
 def _numbers(array: npt.ArrayLike, what: str) -> np.ndarray:
-    """The array in float64, if it is of finite real numbers."""
+    """Convert an array to float64 and check that its values are finite real numbers."""
     try:
         values = np.asarray(array)
     except ValueError as error:  # rows of different lengths
@@ -143,8 +142,8 @@ def _numbers(array: npt.ArrayLike, what: str) -> np.ndarray:
 
 
 def _rescale(values: np.ndarray) -> np.ndarray:
-    """Brings each series ``[..., T]`` to [-1, 1]; a constant one to 0."""
-    # By a power of two first, which rounds nothing: the span of huge values would overflow.
+    """Rescale each series ``[..., T]`` to [-1, 1]; a constant one to 0."""
+    # First by a power of two, which is exact: the span of huge values would overflow.
     _, exponent = np.frexp(np.max(np.abs(values), axis=-1, keepdims=True))
     values = np.ldexp(values, -exponent)
     low = np.min(values, axis=-1, keepdims=True)

@@ -1,7 +1,7 @@
 """One split of a dataset, read example by example in any order.
 
-Random access is what makes the rest simple: a shuffle is a permutation of numbers, a host's part
-is a slice of it, and going on in the middle of an epoch costs nothing.
+Random access keeps the rest simple: a shuffle is a permutation of numbers, the part of a host is
+a slice of it, and resuming in the middle of an epoch costs nothing.
 """
 
 from typing import Protocol
@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxcnn.errors import UserError
 
-# What stands before the path of images that tfds knows nothing of: folder:/path, csv:/path.
+# Prefixes of the paths of images in files: folder:/path, csv:/path.
 FILE_KINDS = ("folder", "csv")
 _NOTATION = [f"{kind}:/path" for kind in FILE_KINDS]
 
@@ -21,55 +21,57 @@ class Source(Protocol):
     Attributes:
         num_examples: how many examples the split has.
         num_classes: how many classes the dataset has.
-        channels: of its images (3 where the dataset does not say).
-        digest: of what the examples are; equal on all hosts of a run.
+        classes: their names, by label.
+        channels: of its images (3 if the dataset does not specify them).
+        digest: identifies the examples; equal on all hosts of a run.
     """
 
     num_examples: int
     num_classes: int
+    classes: tuple[str, ...]
     channels: int
     digest: int
 
     def read(self, number: int) -> tuple[bytes | np.ndarray, int]:
-        """The image and the label of an example.
+        """Read the image and the label of an example.
 
         Args:
             number: 0 to ``num_examples`` - 1.
 
         Returns:
-            The image as :func:`jaxcnn.data.images.decode` or
-            :func:`jaxcnn.data.images.from_array` takes it, and the class.
+            The image, for :func:`jaxcnn.data.images.decode` or
+            :func:`jaxcnn.data.images.from_array`, and the label.
 
         Raises:
-            BadImageError: if there is none.
+            BadImageError: if the image cannot be read.
         """
         ...
 
-    def where(self, number: int) -> str:
-        """Names an example for a person."""
+    def describe(self, number: int) -> str:
+        """The file of an example, or its place in the dataset, for messages."""
         ...
 
 
 def open_source(name: str, split: str | None, data_dir: str | None = None) -> Source:
-    """Opens a split of a dataset; downloads and prepares a tfds dataset if tfds can.
+    """Open a split of a dataset; a tfds dataset is downloaded and prepared if necessary.
 
     Args:
         name: ``"digits"``, a tfds dataset (``"cifar10"``, ``"imagenet2012"``,
-            ``"oxford_flowers102:2.1.1"``), or images in files: ``"folder:/path"`` of a folder a
-            class, ``"csv:/path"`` of a table a split (see :mod:`jaxcnn.data.files`).
+            ``"oxford_flowers102:2.1.1"``), or images in files: ``"folder:/path"`` with one folder
+            per class, ``"csv:/path"`` with one table per split (see :mod:`jaxcnn.data.files`).
         split: in tfds's notation (``"train"``, ``"train[:90%]"``); None: the validation split, or
             else the test split.
         data_dir: where tfds's prepared datasets are; None: tfds's own default.
 
     Raises:
-        UserError: for an unknown dataset or split, for one that must be prepared by hand, and
-            when preparing fails.
+        UserError: for an unknown dataset, an unknown or empty split, a dataset that must be
+            prepared by hand, and if preparing fails.
     """
     kind, colon, path = name.partition(":")
     if name.startswith(("/", "~", ".")) or (colon and kind not in FILE_KINDS and "/" in path):
         raise UserError(
-            f"config.dataset is {name!r}; images in files are {' or '.join(_NOTATION)}, all else "
-            f"is a name of tfds's."
+            f"config.dataset={name!r} is not valid; write {' or '.join(_NOTATION)} for images in "
+            f"files, or the name of a tfds dataset."
         )
     if colon and kind in FILE_KINDS:
         from jaxcnn.data.files import open_files

@@ -1,13 +1,13 @@
 """tensorflow-datasets, for a host that trains with JAX.
 
-Modules that need it say ``from jaxcnn.data.tfds import tfds``. It imports TensorFlow only to
-prepare a dataset: what is prepared is read without.
+Modules that need it use ``from jaxcnn.data.tfds import tfds``. TensorFlow is imported only to
+prepare a dataset; prepared datasets are read without it.
 """
 
 import os
 import sys
 
-# Read by TensorFlow's C++ at its import: less chatter, and none about oneDNN, which nothing uses.
+# Read by TensorFlow's C++ at import: silence INFO logs, and those about oneDNN, which is not used.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
@@ -18,7 +18,7 @@ if not sys.stderr.isatty():
 
 
 def keep_off_accelerators() -> None:
-    """Imports TensorFlow, which would else take the memory that JAX needs."""
+    """Hide GPUs and TPUs from TensorFlow, which would otherwise take the memory that JAX needs."""
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")

@@ -1,7 +1,7 @@
-"""What an image goes through on the host, on its way to the network's size.
+"""Crops, resizes and flips on the host, to the network's image size.
 
-Images are ``[H, W, C]`` uint8 with 1 or 3 channels. What is random is drawn from a generator that
-is made for one example in one epoch.
+Images are ``[H, W, C]`` uint8 with 1 or 3 channels. Random numbers come from a generator that is
+made for one example in one epoch.
 """
 
 import math
@@ -31,15 +31,15 @@ Box = tuple[int, int, int, int]
 
 
 def random_resized_crop_box(height: int, width: int, rng: np.random.Generator) -> Box:
-    """Draws a box as ``torchvision.transforms.RandomResizedCrop.get_params`` does.
+    """Draw a box as ``torchvision.transforms.RandomResizedCrop.get_params`` does.
 
-    Ten tries of a part of the area (uniform in 0.08 to 1) and an aspect (log-uniform in 3/4 to
-    4/3), each rounded to pixels; the first that fits is placed uniformly. If none fits: the
-    largest central box whose aspect is within the bounds.
+    Up to ten times a fraction of the area (uniform in 0.08 to 1) and an aspect ratio (log-uniform
+    in 3/4 to 4/3) are drawn and rounded to pixels; the first box that fits is placed uniformly.
+    If none fits, the box is the largest central one whose aspect ratio is within the bounds.
 
     Args:
         height: of the image, in pixels.
-        width: likewise.
+        width: of the image, in pixels.
         rng: of this example.
 
     Returns:
@@ -60,19 +60,19 @@ def random_resized_crop_box(height: int, width: int, rng: np.random.Generator) -
 def random_resized_crop(
     image: np.ndarray, size: int, rng: np.random.Generator, interpolation: str = "bilinear"
 ) -> np.ndarray:
-    """``torchvision.transforms.RandomResizedCrop(size)``.
+    """Crop at random and resize, as ``torchvision.transforms.RandomResizedCrop(size)``.
 
-    The resize is :func:`fast_resize`.
+    Resizes with :func:`fast_resize`.
     """
     top, left, height, width = random_resized_crop_box(*image.shape[:2], rng)
     return fast_resize(image[top : top + height, left : left + width], size, size, interpolation)
 
 
 def fast_resize(image: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
-    """:func:`resize` in a quarter of the time, within one level.
+    """Resize like :func:`resize` in a quarter of the time, to within one level of 255.
 
-    The same antialiased filter, of smaller integers: most values are equal. (Bicubic: of
-    photographs within two levels; more where the weights overshoot 0 or 255.)
+    The antialiased filter is the same, with smaller integers as its weights: most values are
+    equal. (Bicubic: within two levels for photographs; more where values overshoot 0 or 255.)
     """
     if image.shape[:2] == (height, width):
         return image
@@ -85,29 +85,32 @@ def fast_resize(image: np.ndarray, height: int, width: int, interpolation: str) 
 
 
 def resize(image: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
-    """``torchvision.transforms.Resize`` of a Pillow image: antialiased, by Pillow itself."""
+    """Resize as ``torchvision.transforms.Resize`` does a Pillow image: antialiased, by Pillow."""
     if image.shape[:2] == (height, width):
         return image
     return from_pillow(to_pillow(image).resize((width, height), INTERPOLATIONS[interpolation]))
 
 
 def resize_shorter(image: np.ndarray, size: int, interpolation: str = "bilinear") -> np.ndarray:
-    """``torchvision.transforms.Resize(size)``: the shorter side comes to ``size`` pixels.
+    """Resize the shorter side to ``size`` pixels, as ``torchvision.transforms.Resize(size)``.
 
     Raises:
-        BadImageError: if the longer side becomes too long for any memory.
+        BadImageError: if the result would have more than 179 million pixels.
     """
     shorter = min(image.shape[:2])
     height, width = (int(size * length / shorter) for length in image.shape[:2])
     if height * width > MAX_PIXELS:
         raise BadImageError(
-            f"its sides are so unequal that it would be resized to {height}x{width} pixels"
+            f"its aspect ratio is so extreme that it would be resized to {height}x{width} pixels"
         )
     return resize(image, height, width, interpolation)
 
 
 def center_crop(image: np.ndarray, size: int) -> np.ndarray:
-    """``torchvision.transforms.CenterCrop(size)``: black is put around a smaller image."""
+    """Crop the centre after adding a black border where the image is smaller.
+
+    As ``torchvision.transforms.CenterCrop(size)``.
+    """
     short = [max(0, size - length) for length in image.shape[:2]]
     if any(short):
         image = np.pad(image, [*((n // 2, (n + 1) // 2) for n in short), (0, 0)])
@@ -116,9 +119,9 @@ def center_crop(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def ten_crop(image: np.ndarray, size: int) -> np.ndarray:
-    """``torchvision.transforms.TenCrop(size)``: four corners and the centre, then mirrored.
+    """Crop four corners and the centre, then mirrored: ``torchvision.transforms.TenCrop(size)``.
 
-    Krizhevsky et al. 2012, section 4.1. The image must not be smaller than ``size``.
+    Source: Krizhevsky et al. 2012, section 4.1. The image must not be smaller than ``size``.
 
     Returns:
         ``[10, size, size, C]``.
@@ -132,15 +135,18 @@ def ten_crop(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def fit(image: np.ndarray, size: int, how: str, interpolation: str = "bilinear") -> np.ndarray:
-    """Brings an image to ``size`` x ``size``: ``how`` is ``"resize"``, or ``"pad"``.
+    """Bring an image to ``size`` x ``size``: ``how`` is ``"resize"`` or ``"pad"``.
 
-    ``"pad"`` puts black around a smaller image and cuts the centre out of a larger one.
+    ``"pad"`` adds a black border to a smaller image and crops the centre of a larger one.
     """
     return center_crop(image, size) if how == "pad" else resize(image, size, size, interpolation)
 
 
 def pad_and_crop(image: np.ndarray, padding: int, rng: np.random.Generator) -> np.ndarray:
-    """``torchvision.transforms.RandomCrop`` at the image's own size, with black ``padding``."""
+    """Crop at random to the image's own size after adding a black border of ``padding`` pixels.
+
+    As ``torchvision.transforms.RandomCrop(size, padding)``.
+    """
     height, width = image.shape[:2]
     top, left = rng.integers(0, 2 * padding + 1, size=2)
     padded = np.pad(image, [(padding, padding), (padding, padding), (0, 0)])
@@ -148,10 +154,10 @@ def pad_and_crop(image: np.ndarray, padding: int, rng: np.random.Generator) -> n
 
 
 def random_flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Mirrors half the images left to right."""
+    """Mirror half of the images left to right."""
     if rng.random() >= 0.5:
         return image
     mirrored = np.empty_like(image)
-    for channel in range(image.shape[-1]):  # five times as fast as all at once
+    for channel in range(image.shape[-1]):  # five times as fast as all channels at once
         mirrored[..., channel] = image[:, ::-1, channel]
     return mirrored

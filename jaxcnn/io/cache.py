@@ -1,4 +1,4 @@
-"""Where downloads and what else is worth keeping between runs are kept."""
+"""The cache folder, for downloads and for results that later runs reuse."""
 
 import os
 from pathlib import Path
@@ -7,22 +7,22 @@ from jaxcnn.errors import UserError
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: ``$JAXCNN_CACHE``, or ``jaxcnn`` in the user's folder of caches.
+    """The cache folder: ``$JAXCNN_CACHE``, or ``jaxcnn`` in the user's cache directory.
 
-    The latter is ``$XDG_CACHE_HOME`` or ``~/.cache``.
+    The latter is ``$XDG_CACHE_HOME`` or ``~/.cache``. The folder need not exist.
 
     Raises:
-        UserError: if none of them is known.
+        UserError: if the user has no home folder and neither variable is set.
     """
     if own := os.environ.get("JAXCNN_CACHE"):
         return Path(os.path.expanduser(own))
     caches = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(caches):  # the standard has relative ones ignored
+    if os.path.isabs(caches):  # the standard says to ignore relative paths
         return Path(caches, "jaxcnn")
     try:
         return Path.home() / ".cache" / "jaxcnn"
     except RuntimeError as error:
         raise UserError(
-            "There is no home folder to keep downloads in; set JAXCNN_CACHE to a folder where you "
-            "may write."
+            "There is no home folder for the cache; set JAXCNN_CACHE to a folder that you can "
+            "write to."
         ) from error

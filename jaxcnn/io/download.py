@@ -1,4 +1,4 @@
-"""Files from the web, into a cache: each comes once, whole and verified, or not at all."""
+"""Downloads into the cache: each file once, complete and verified, or not at all."""
 
 import contextlib
 import errno
@@ -19,9 +19,8 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 import jaxcnn
-from jaxcnn.errors import UserError
+from jaxcnn.errors import CheckpointError, UserError
 from jaxcnn.io.cache import cache_folder
-from jaxcnn.io.unpickler import CheckpointError
 
 try:
     import fcntl
@@ -30,21 +29,21 @@ except ImportError:  # Windows
 
     fcntl = None
 
-# Seconds to wait before each new try after the connection broke.
+# Seconds to wait before each retry after the connection broke.
 _PAUSES = (1.0, 2.0, 4.0, 8.0)
 # Seconds without a byte after which a connection counts as broken.
 _TIMEOUT = 30.0
 _CHUNK = 2**20
-# Its groups are the file's name and the digits in it.
+# Its groups are the file's name and the digits of the hash.
 _URL = re.compile(r"https?://[^?#]*/([^/\\?#]*-([0-9a-f]{8,64})\.[^-/\\?#]+)([?#].*)?")
 
 
 class _BrokenError(Exception):
-    """The connection broke, or was never made; what came so far is kept.
+    """The connection broke, or was never made; the part received so far is kept.
 
     Args:
-        reason: what went wrong, to stand in brackets.
-        connected: whether the file had begun to come.
+        reason: what went wrong, as a phrase for brackets.
+        connected: whether part of the file was being received.
     """
 
     def __init__(self, reason: str, connected: bool):
@@ -53,17 +52,17 @@ class _BrokenError(Exception):
 
 
 def download(url: str, folder: str | os.PathLike[str] | None = None) -> Path:
-    """Fetches a file whose name ends in the first digits of its sha256, or finds it in the cache.
+    """Download a file whose name ends in the first digits of its sha256, or find it in the cache.
 
-    A file that is there is used without asking the server. One that is not is written to
-    ``NAME.part``, and gets its name only when it is whole, its hash is right and it is safe on
-    the disk. If the connection breaks, what is missing is asked for again, a few times within
-    this call and then by the next. Of several processes that want the same file one downloads
-    it, and the others wait. Proxies are taken from the environment (``https_proxy``). There is a
-    progress bar if stderr is a terminal.
+    A cached file is used without contacting the server. A new one is written to ``NAME.part``,
+    and renamed only when it is complete, has the right hash and is flushed to disk. If the
+    connection breaks, the missing part is requested again, a few times within this call and then
+    by the next call. If several processes want the same file, one downloads it and the others
+    wait. Proxies are taken from the environment (``https_proxy``). A progress bar is shown if
+    stderr is a terminal.
 
     Args:
-        url: of ``http`` or ``https``; the file's name is ``NAME-HEX.EXTENSION``, with 8 or more
+        url: ``http`` or ``https``; the file's name is ``NAME-HEX.EXTENSION``, with 8 or more
             hexadecimal digits.
         folder: of the cache; None: :func:`cache_folder`.
 
@@ -71,8 +70,8 @@ def download(url: str, folder: str | os.PathLike[str] | None = None) -> Path:
         The path of the file, ``folder/NAME-HEX.EXTENSION``.
 
     Raises:
-        CheckpointError: if what came has another hash; it is deleted.
-        UserError: if the server, the network, the disk or the URL does not allow it.
+        CheckpointError: if the downloaded file has another hash; it is deleted.
+        UserError: if the URL is not of this form, or the server, the network or the disk fails.
 
     Example::
 
@@ -81,8 +80,9 @@ def download(url: str, folder: str | os.PathLike[str] | None = None) -> Path:
     found = _URL.fullmatch(url)
     if not found:
         raise UserError(
-            f"{url} must be http(s)://.../NAME-HEX.EXTENSION, where HEX begins the file's sha256, "
-            f"so that what comes can be verified; download it by other means and give its path."
+            f"{url} must be http(s)://.../NAME-HEX.EXTENSION, where HEX is the start of the file's "
+            f"sha256, so that the download can be verified; download it by other means and give "
+            f"its path."
         )
     name, digits = found[1], found[2]
     path = (cache_folder() if folder is None else Path(folder)) / name
@@ -104,11 +104,11 @@ def download(url: str, folder: str | os.PathLike[str] | None = None) -> Path:
                 if not part.exists():
                     with contextlib.suppress(OSError):  # Windows deletes no file that is open
                         os.unlink(lock.name)
-    except OSError as error:  # those of the network are other errors by now
+    except OSError as error:  # of the disk: those of the network have been converted
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
                 f"There is no space left in {path.parent} for {name}; make room, or choose another "
-                f"folder with JAXCNN_CACHE (what came is kept in {part.name})."
+                f"folder with JAXCNN_CACHE (the part received so far is kept in {part.name})."
             ) from error
         raise UserError(
             f"{path.parent} cannot be used for downloads ({error.strerror}); choose another folder "
@@ -119,12 +119,12 @@ def download(url: str, folder: str | os.PathLike[str] | None = None) -> Path:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[BinaryIO]:
-    """Holds a lock that ends, at the latest, with the process; gives the file that bears it."""
+    """Hold a lock that ends, at the latest, with the process; yield the locked file."""
     while True:
         with open(path, "a+b", buffering=0) as file:
             _lock(file)
-            # Whoever held the lock before may have deleted the file, and so may a third process
-            # hold a lock on its successor: only the file that is there counts.
+            # The previous holder may have deleted the file, and a third process may hold a lock
+            # on a new one: only a lock on the file at this path counts.
             try:
                 current = os.path.samestat(os.fstat(file.fileno()), os.stat(path))
             except FileNotFoundError:
@@ -135,11 +135,11 @@ def _locked(path: Path) -> Iterator[BinaryIO]:
 
 
 def _lock(file: BinaryIO) -> None:
-    told = not _terminal()
+    reported = not _terminal()
     while not _try_lock(file):
-        if not told:
+        if not reported:
             print(f"Waiting for another process, which holds {file.name}.", file=sys.stderr)
-            told = True
+            reported = True
         time.sleep(0.1)
 
 
@@ -148,7 +148,7 @@ def _try_lock(file: BinaryIO) -> bool:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         else:
-            # A byte far behind the end, because Windows lets no one read what is locked.
+            # A byte far beyond the end, because on Windows nobody can read locked bytes.
             file.seek(2**30)
             msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     except (BlockingIOError, PermissionError):
@@ -157,8 +157,8 @@ def _try_lock(file: BinaryIO) -> bool:
 
 
 def _fetch(url: str, part: Path, lock: BinaryIO) -> None:
-    """Fills the part, over as many connections as it takes, and has it written to the disk."""
-    # Unbuffered, so that a full disk is noticed where a chunk is written and nowhere else.
+    """Complete the part, over as many connections as it takes, and flush it to disk."""
+    # Unbuffered, so that a full disk raises where a chunk is written and nowhere else.
     with open(part, "ab", buffering=0) as file:
         farthest = file.seek(0, os.SEEK_END)
         connected, pauses = False, iter(_PAUSES)
@@ -171,7 +171,7 @@ def _fetch(url: str, part: Path, lock: BinaryIO) -> None:
                 if not connected:
                     raise UserError(
                         f"{url} cannot be reached ({error}); check the network and its proxy, or "
-                        f"put the file into {part.parent} by other means."
+                        f"put the file into {part.parent} yourself."
                     ) from error
                 size = file.seek(0, os.SEEK_END)
                 if size > farthest:
@@ -179,15 +179,15 @@ def _fetch(url: str, part: Path, lock: BinaryIO) -> None:
                 pause = next(pauses, None)
                 if pause is None:
                     raise UserError(
-                        f"The connection for {url} broke again and again ({error}); {size:,} bytes "
-                        f"are kept, so call again, and it goes on from there."
+                        f"The connection for {url} broke repeatedly ({error}); {size:,} bytes are "
+                        f"kept, and the next call continues from there."
                     ) from error
                 time.sleep(pause)
         os.fsync(file.fileno())
 
 
 def _receive(url: str, file: BinaryIO, lock: BinaryIO) -> None:
-    """Asks for what the part lacks and appends it; begins anew if the part is of another file."""
+    """Request the rest of the part and append it; start over if the part is of another file."""
     size = file.seek(0, os.SEEK_END)
     lock.seek(0)
     validator = lock.read().decode("latin-1")
@@ -204,14 +204,14 @@ def _receive(url: str, file: BinaryIO, lock: BinaryIO) -> None:
         error.close()
         if error.code == 416 and size:
             if error.headers.get("Content-Range") == f"bytes */{size}":
-                return  # the part was whole already
+                return  # the part was complete already
             file.truncate(0)
             return _receive(url, file, lock)
-        if error.code >= 500:  # the server's trouble, which may pass
+        if error.code >= 500:  # the server's problem, which may be temporary
             raise _BrokenError(f"HTTP status {error.code} {error.reason}", False) from error
         raise UserError(
-            f"{url} was refused with HTTP status {error.code} {error.reason}; check that address, "
-            f"or put the file into {os.path.dirname(file.name)} by other means."
+            f"{url} was refused with HTTP status {error.code} {error.reason}; check the address, "
+            f"or put the file into {os.path.dirname(file.name)} yourself."
         ) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
@@ -233,25 +233,25 @@ def _receive(url: str, file: BinaryIO, lock: BinaryIO) -> None:
 
 
 def _validator(headers: Message) -> str:
-    """What tells this version of the file from others, fit for If-Range; or nothing."""
+    """What identifies this version of the file in If-Range; or an empty string."""
     tag = headers.get("ETag", "")
-    if tag and not tag.startswith("W/"):  # a weak one does not vouch for every byte
+    if tag and not tag.startswith("W/"):  # a weak one does not guarantee every byte
         return tag
     return headers.get("Last-Modified", "")
 
 
 def _append(response: http.client.HTTPResponse, file: BinaryIO, size: int) -> None:
     path = Path(file.name)
-    lacking = response.length  # None: the server does not say
+    missing = response.length  # None: the server does not say
     free = shutil.disk_usage(path.parent).free
-    if lacking is not None and free < lacking:
+    if missing is not None and free < missing:
         raise UserError(
-            f"{path.stem} needs {lacking / 1e6:,.1f} MB more and {path.parent} has "
+            f"{path.stem} needs {missing / 1e6:,.1f} MB more and {path.parent} has "
             f"{free / 1e6:,.1f} MB left; make room, or choose another folder with JAXCNN_CACHE."
         )
     received = 0
     with tqdm(
-        total=None if lacking is None else size + lacking,
+        total=None if missing is None else size + missing,
         initial=size,
         desc=path.stem,
         unit="B",
@@ -261,7 +261,7 @@ def _append(response: http.client.HTTPResponse, file: BinaryIO, size: int) -> No
     ) as bar:
         while True:
             try:
-                # At most one read of the socket: what has come is never lost to a timeout.
+                # At most one read of the socket: received bytes are never lost to a timeout.
                 chunk = response.read1(_CHUNK)
             except (OSError, http.client.HTTPException) as error:
                 raise _BrokenError(_reason(error), True) from error
@@ -272,8 +272,8 @@ def _append(response: http.client.HTTPResponse, file: BinaryIO, size: int) -> No
                 rest = rest[file.write(rest) :]
             received += len(chunk)
             bar.update(len(chunk))
-    if lacking is not None and received < lacking:
-        raise _BrokenError(f"{lacking - received:,} bytes were still to come", True)
+    if missing is not None and received < missing:
+        raise _BrokenError(f"{missing - received:,} bytes were still missing", True)
 
 
 def _verify(url: str, part: Path, digits: str) -> None:
@@ -282,9 +282,9 @@ def _verify(url: str, part: Path, digits: str) -> None:
     if not actual.startswith(digits):
         part.unlink()
         raise CheckpointError(
-            f"What came from {url} has a sha256 that begins with {actual[: len(digits)]} and not "
-            f"with {digits}, and was deleted; try again, and if it comes out the same, look for "
-            f"what changes it on the way (a proxy, or a login page of the network)."
+            f"The file from {url} has a sha256 that starts with {actual[: len(digits)]} instead of "
+            f"{digits}, and was deleted; try again, and if this happens again, look for something "
+            f"that changes it on the way (a proxy, or a login page of the network)."
         )
 
 
@@ -293,6 +293,6 @@ def _terminal() -> bool:
 
 
 def _reason(error: object) -> str:
-    """What went wrong, to stand in brackets."""
+    """What went wrong, as a phrase for brackets."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return text.splitlines()[0].rstrip(".")

@@ -1,7 +1,7 @@
 """The safetensors format: a JSON header of names, dtypes, shapes and offsets, then the bytes.
 
-Of our own because the ``safetensors`` package has no bfloat16 or float8 for numpy, and reads a
-file into memory. What is written here is read by that package, and the other way round.
+The ``safetensors`` package has no bfloat16 or float8 for numpy, and copies the file into memory.
+Files written here can be read by that package, and the other way round.
 """
 
 import json
@@ -14,8 +14,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from jaxcnn.errors import CheckpointError
 from jaxcnn.io.atomic import atomic_write
-from jaxcnn.io.unpickler import CheckpointError
 
 _DTYPES: dict[str, np.dtype] = {
     name: np.dtype(dtype)
@@ -44,19 +44,19 @@ _MAX_HEADER = 100_000_000  # the package's own limit
 _ALIGNMENT = 64
 
 
-def read_safetensors(data: np.ndarray, where: str) -> dict[str, np.ndarray]:
-    """The tensors of a file, as views of it.
+def read_safetensors(data: np.ndarray, path: str) -> dict[str, np.ndarray]:
+    """Read the tensors of a file, as views of it.
 
     Args:
         data: the file, ``[n]`` uint8.
-        where: how errors name it.
+        path: of the file, for errors.
 
     Raises:
         CheckpointError: if it is damaged.
     """
 
     def damaged(what: str) -> CheckpointError:
-        return CheckpointError(f"{where} is damaged: {what}.")
+        return CheckpointError(f"{path} is damaged: {what}.")
 
     length = struct.unpack("<Q", data[:8].tobytes())[0] if data.size >= 8 else 0
     if not 0 < length <= min(_MAX_HEADER, data.size - 8):
@@ -64,9 +64,9 @@ def read_safetensors(data: np.ndarray, where: str) -> dict[str, np.ndarray]:
     try:
         header = json.loads(data[8 : 8 + length].tobytes())
     except (ValueError, RecursionError) as error:
-        raise damaged("its header is no JSON") from error
+        raise damaged("its header is not valid JSON") from error
     if not isinstance(header, dict):
-        raise damaged("its header is no table of tensors")
+        raise damaged("its header is not a table of tensors")
     content = data[8 + length :]
     header.pop("__metadata__", None)
     return {name: _tensor(content, entry, name, damaged) for name, entry in header.items()}
@@ -79,21 +79,21 @@ def _tensor(content: np.ndarray, entry: Any, name: str, damaged: Any) -> np.ndar
         raise damaged(f"{name[:100]!r} has the unknown dtype {str(fields.get('dtype'))[:20]!r}")
     lists = isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2
     if not lists or not all(type(n) is int and 0 <= n < 2**62 for n in (*shape, *offsets)):
-        raise damaged(f"{name[:100]!r} has no proper shape and offsets")
+        raise damaged(f"{name[:100]!r} has no valid shape and offsets")
     dtype = _DTYPES[fields["dtype"]]
     start, end = offsets
     if not start <= end <= content.size or end - start != math.prod(shape) * dtype.itemsize:
-        raise damaged(f"{name[:100]!r} has a shape of other bytes than it has")
+        raise damaged(f"{name[:100]!r} has a shape that does not match its byte count")
     if len(shape) > 32:
         raise damaged(f"{name[:100]!r} has {len(shape)} axes")
     return content[start:end].view(dtype).reshape(shape)
 
 
 def write_safetensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a file that the ``safetensors`` package reads; it is there whole or not at all.
+    """Write a file that the ``safetensors`` package reads, completely or not at all.
 
     Args:
-        path: of the file; one that is there is replaced.
+        path: of the file; an existing file is replaced.
         tensors: by name.
 
     Raises:

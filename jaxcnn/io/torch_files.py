@@ -1,12 +1,13 @@
 """The files that ``torch.save`` writes, and wrote, as numpy arrays over a memory map.
 
-* zip, since PyTorch 1.6: an archive of ``data.pkl`` and one stored member a storage.
-* legacy, before: five pickles (magic number, protocol, system, object, storage keys), then the
-  storages, each after its number of elements.
+* zip, since PyTorch 1.6: an archive of ``data.pkl`` and one stored member per storage.
+* legacy, before 1.6: five pickles (magic number, protocol, system, object, storage keys), then
+  the storages, each after its number of elements.
 * tar, before 0.1.10: members ``storages``, ``tensors`` and ``pickle``.
 
-A tensor is a view (offset, sizes, strides) of a storage, and a storage a part of the file: nothing
-is copied, and what would reach beyond its storage is refused.
+A tensor is a view (offset, sizes, strides) of a storage, and a storage is a part of the file.
+Nothing is copied, and a tensor that reaches beyond its storage is refused. The exceptions are
+tensors that torch saved as lazily conjugated or negated: their storages are copied once.
 """
 
 import dataclasses
@@ -20,12 +21,14 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-from jaxcnn.io.unpickler import Call, CheckpointError, Unpickler
+from jaxcnn.errors import CheckpointError
+from jaxcnn.io.pickled_numpy import numpy_names
+from jaxcnn.io.unpickler import Call, Unpickler
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
@@ -51,7 +54,7 @@ _DTYPES: dict[str, Any] = {
     "float8_e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
     "float8_e8m0fnu": ml_dtypes.float8_e8m0fnu,
 }
-# torch's storage classes: of which dtype their elements are (UntypedStorage: bytes).
+# The dtypes of the elements of torch's storage classes.
 _STORAGES = {
     "Double": "float64",
     "Float": "float32",
@@ -70,14 +73,14 @@ _STORAGES = {
 
 @dataclasses.dataclass(frozen=True)
 class _DType:
-    """``torch.float32`` and its like in a pickle."""
+    """``torch.float32``, ``torch.FloatStorage`` and the like in a pickle."""
 
     dtype: np.dtype
 
 
 @dataclasses.dataclass
 class Storage:
-    """Elements one after another, the common ground of tensors that share memory.
+    """Consecutive elements that tensors view and may share.
 
     Attributes:
         dtype: of its elements.
@@ -86,6 +89,30 @@ class Storage:
 
     dtype: np.dtype
     data: np.ndarray
+    _changed: dict[tuple[np.dtype, bool, bool], "Storage"] = dataclasses.field(
+        default_factory=dict, repr=False
+    )
+
+    def part(self, offset: int, count: int) -> "Storage":
+        """Some of its elements, as a storage of their own."""
+        size = self.dtype.itemsize
+        return Storage(self.dtype, self.data[offset * size : (offset + count) * size])
+
+    def changed(self, dtype: np.dtype, conjugate: bool, negate: bool) -> "Storage":
+        """A copy with conjugated or negated elements; made once, whatever views it.
+
+        Args:
+            dtype: of the elements.
+            conjugate: whether to conjugate them.
+            negate: whether to negate them.
+        """
+        key = dtype, conjugate, negate
+        if key not in self._changed:
+            values = self.data[: self.data.size // dtype.itemsize * dtype.itemsize].view(dtype)
+            values = np.conj(values) if conjugate else values
+            values = np.negative(values) if negate else values
+            self._changed[key] = Storage(dtype, values.view(np.uint8))
+        return self._changed[key]
 
 
 def tensor(
@@ -94,8 +121,9 @@ def tensor(
     size: Any,
     stride: Any,
     dtype: np.dtype | None = None,
+    metadata: Any = None,
     *,
-    where: str,
+    path: str,
 ) -> np.ndarray:
     """The tensor that views a storage.
 
@@ -105,30 +133,36 @@ def tensor(
         size: its shape.
         stride: of each axis, in elements.
         dtype: of its elements; None: the storage's.
-        where: how errors name the file.
+        metadata: what torch has not applied to the elements yet: ``{"conj": True}`` and
+            ``{"neg": True}``, of a lazy ``tensor.conj()`` or its imaginary part.
+        path: of the file, for errors.
 
     Raises:
         CheckpointError: if any element lies outside the storage.
     """
 
-    def refuse(what: str) -> CheckpointError:
-        return CheckpointError(f"{where} is damaged: a tensor has {what}.")
+    def damaged(what: str) -> CheckpointError:
+        return CheckpointError(f"{path} is damaged: a tensor has {what}.")
 
     if not isinstance(storage, Storage):
-        raise refuse("no storage")
+        raise damaged("no storage")
     dtype = dtype or storage.dtype
     if not _whole(offset) or not (isinstance(size, tuple) and isinstance(stride, tuple)):
-        raise refuse("no proper sizes")
+        raise damaged("no valid sizes")
     if len(size) != len(stride) or len(size) > 32 or not all(map(_whole, (*size, *stride))):
-        raise refuse("no proper sizes")
+        raise damaged("no valid sizes")
     count = math.prod(size)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if count and last >= storage.data.size // dtype.itemsize:
-        raise refuse(f"elements outside its storage (shape {size}, strides {stride})")
-    if count * dtype.itemsize >= 2**62:
-        raise refuse(f"an impossible shape, {size}")
+        raise damaged(f"elements outside its storage (shape {size}, strides {stride})")
+    if math.prod(n for n in size if n) * dtype.itemsize >= 2**62:
+        raise damaged(f"an impossible shape, {size}")
     if not count:
         return np.zeros(size, dtype)
+    if metadata:
+        if not isinstance(metadata, dict) or metadata.keys() - {"conj", "neg"}:
+            raise damaged(f"unknown metadata ({str(metadata)[:100]})")
+        storage = storage.changed(dtype, bool(metadata.get("conj")), bool(metadata.get("neg")))
     view = np.ndarray(
         size,
         dtype,
@@ -136,7 +170,7 @@ def tensor(
         offset=offset * dtype.itemsize,
         strides=[step * dtype.itemsize for step in stride],
     )
-    if last - offset + 1 < count:  # elements are shared: a write would be to several at once
+    if last - offset + 1 < count:  # elements are shared: writing one would change several
         view.setflags(write=False)
     return view
 
@@ -148,21 +182,45 @@ def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62
 
 
-def _names(where: str) -> dict[str, Any]:
+def _names(path: str, file_size: int) -> dict[str, Any]:
     """What the names in the pickle of a checkpoint stand for."""
+    spent = 0
 
-    def rebuild(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> np.ndarray:
-        return tensor(storage, offset, size, stride, where=where)
+    def spend(size: int) -> None:
+        # Calls copy what a pickle repeats in a few bytes: without a limit it could fill memory.
+        nonlocal spent
+        spent += size
+        if spent > file_size:
+            raise CheckpointError(f"{path} was not read: its objects are larger than the file.")
+
+    def rebuild(
+        storage: Any,
+        offset: Any,
+        size: Any,
+        stride: Any,
+        _requires_grad: Any = False,
+        _hooks: Any = None,
+        metadata: Any = None,
+    ) -> np.ndarray:
+        return tensor(storage, offset, size, stride, metadata=metadata, path=path)
 
     def rebuild_as(
-        storage: Any, offset: Any, size: Any, stride: Any, _: Any, __: Any, dtype: Any, *___: Any
+        storage: Any,
+        offset: Any,
+        size: Any,
+        stride: Any,
+        _requires_grad: Any,
+        _hooks: Any,
+        dtype: Any,
+        metadata: Any = None,
     ) -> np.ndarray:
         if not isinstance(dtype, _DType):
-            raise CheckpointError(f"{where} is damaged: a tensor has no dtype.")
-        return tensor(storage, offset, size, stride, dtype.dtype, where=where)
+            raise CheckpointError(f"{path} is damaged: a tensor has no dtype.")
+        return tensor(storage, offset, size, stride, dtype.dtype, metadata, path=path)
 
     def ordered_dict(items: Any = ()) -> dict[Any, Any]:
         pairs = items if isinstance(items, list | tuple) else ()
+        spend(len(pairs))
         return {p[0]: p[1] for p in pairs if len(p) == 2 and isinstance(p[0], str)}
 
     names: dict[str, Any] = {
@@ -176,8 +234,10 @@ def _names(where: str) -> dict[str, Any]:
         "torch.Size": Call(lambda sizes=(): sizes),
         "torch.device": Call(lambda *_: None),
         "torch.storage.UntypedStorage": _DType(np.dtype(np.uint8)),
-        # Settings beside the weights: they are read over.
+        # Settings, and the milestones of a learning rate: ignored.
         "argparse.Namespace": Call(lambda *_: {}),
+        "collections.Counter": Call(lambda *_: {}),
+        **numpy_names(path, spend),
     }
     for prefix, name in _STORAGES.items():
         names[f"torch.{prefix}Storage"] = _DType(np.dtype(_DTYPES[name]))
@@ -186,24 +246,43 @@ def _names(where: str) -> dict[str, Any]:
     return names
 
 
-def _storage_type(value: Any, where: str) -> np.dtype:
+def _storage_type(value: Any, path: str) -> np.dtype:
     if not isinstance(value, _DType):
-        raise CheckpointError(f"{where} is damaged: a storage has no type.")
+        raise CheckpointError(f"{path} is damaged: a storage has no type.")
     return value.dtype
 
 
-def _part(data: np.ndarray, start: int, count: int, dtype: np.dtype, where: str) -> np.ndarray:
-    """So many elements of a file, as bytes."""
+class _Identifier(NamedTuple):
+    """A storage in a pickle: its key, dtype, number of elements, and the part that is meant."""
+
+    key: str
+    dtype: np.dtype
+    count: int
+    view: Any
+
+
+def _identifier(value: Any, path: str) -> _Identifier:
+    """Check the persistent id of a storage: ("storage", type, key, location, count[, view])."""
+    match value:
+        case ("module", *_):
+            raise CheckpointError(f"{path} holds a whole module; save its state_dict() instead.")
+        case ("storage", _DType(dtype), str(key), _, count, *view) if _whole(count):
+            return _Identifier(key, dtype, count, view[0] if view else None)
+    raise CheckpointError(f"{path} is damaged: a storage has no valid identifier.")
+
+
+def _part(data: np.ndarray, start: int, count: int, dtype: np.dtype, path: str) -> np.ndarray:
+    """Elements of a file, as bytes."""
     end = start + count * dtype.itemsize
     if count < 0 or end > data.size:
         raise CheckpointError(
-            f"{where} is damaged: it ends before its tensors do; get it or save it again."
+            f"{path} is damaged: it ends before its tensors do; get it or save it again."
         )
     return data[start:end]
 
 
 def map_file(path: str) -> np.ndarray:
-    """The bytes of a file, ``[n]`` uint8; writing to them changes a copy and not the file."""
+    """Map the bytes of a file, ``[n]`` uint8; writing to them does not change the file."""
     with open(path, "rb") as file:
         size = file.seek(0, io.SEEK_END)
         if not size:
@@ -214,20 +293,20 @@ def map_file(path: str) -> np.ndarray:
 # --- zip
 
 
-def read_zip(data: np.ndarray, where: str) -> Any:
-    """The object in a file of PyTorch 1.6 or later.
+def read_zip(data: np.ndarray, path: str) -> Any:
+    """Read the object in a file of PyTorch 1.6 or later.
 
     Args:
         data: the file, ``[n]`` uint8.
-        where: how errors name it.
+        path: of the file, for errors.
 
     Raises:
-        CheckpointError: if it is damaged, or no state_dict.
+        CheckpointError: if it is damaged, or needs more than plain data.
     """
     try:
         with zipfile.ZipFile(io.BufferedReader(_Reader(data))) as archive:
             members = {info.filename: info for info in archive.infolist()}
-    # What zipfile raises on damaged headers, as found by fuzzing.
+    # All that zipfile raises on damaged headers, as found by fuzzing.
     except (
         zipfile.BadZipFile,
         NotImplementedError,
@@ -237,56 +316,53 @@ def read_zip(data: np.ndarray, where: str) -> Any:
         OSError,
         struct.error,
     ) as error:
-        raise CheckpointError(f"{where} is damaged: {error}.") from error
+        raise CheckpointError(f"{path} is damaged: {error}.") from error
     folders = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl")]
     if len(folders) != 1:
-        raise CheckpointError(f"{where} is a zip archive, but none that torch.save wrote.")
+        raise CheckpointError(f"{path} is a zip archive, but not one that torch.save wrote.")
     (folder,) = folders
     if f"{folder}constants.pkl" in members:
         raise CheckpointError(
-            f"{where} holds a TorchScript program and not a state_dict; load it with torch.jit "
+            f"{path} holds a TorchScript program and not a state_dict; load it with torch.jit "
             f"and save its state_dict()."
         )
 
     def member(name: str) -> np.ndarray:
         info = members.get(folder + name)
         if info is None:
-            raise CheckpointError(f"{where} is damaged: it has no member {name[:100]!r}.")
+            raise CheckpointError(f"{path} is damaged: it has no member {name[:100]!r}.")
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
             raise CheckpointError(
-                f"{where} has a compressed member, {name[:100]!r}, which torch.save never writes; "
+                f"{path} has a compressed member, {name[:100]!r}, which torch.save never writes; "
                 f"unpack and save it again."
             )
         header = data[info.header_offset : info.header_offset + 30].tobytes()
         if len(header) < 30 or header[:4] != b"PK\x03\x04":
-            raise CheckpointError(f"{where} is damaged: its member {name[:100]!r} is not there.")
+            raise CheckpointError(f"{path} is damaged: its member {name[:100]!r} is missing.")
         name_length, extra_length = struct.unpack("<HH", header[26:])
         start = info.header_offset + 30 + name_length + extra_length
-        return _part(data, start, info.file_size, _BYTE, where)
+        return _part(data, start, info.file_size, _BYTE, path)
 
     swap = f"{folder}byteorder" in members and member("byteorder").tobytes() == b"big"
     storages: dict[str, Storage] = {}
 
-    def persistent_load(identifier: Any) -> Storage:
-        if not (isinstance(identifier, tuple) and len(identifier) >= 5):
-            raise CheckpointError(f"{where} is damaged: a storage has no proper identifier.")
-        kind, storage_type, key, _, count = identifier[:5]
-        if kind != "storage" or not isinstance(key, str) or not _whole(count):
-            raise CheckpointError(f"{where} is damaged: a storage has no proper identifier.")
-        dtype = _storage_type(storage_type, where)
+    def persistent_load(value: Any) -> Storage:
+        identifier = _identifier(value, path)
+        key, dtype = identifier.key, identifier.dtype
         if key not in storages:
             content = member(f"data/{key}")
             storages[key] = Storage(dtype, _native(content, dtype) if swap else content)
-        if storages[key].dtype != dtype or count * dtype.itemsize > storages[key].data.size:
-            raise CheckpointError(f"{where} is damaged: storage {key[:100]!r} is too short.")
-        return storages[key]
+        storage = storages[key]
+        if storage.dtype != dtype or identifier.count * dtype.itemsize > storage.data.size:
+            raise CheckpointError(f"{path} is damaged: storage {key[:100]!r} is too short.")
+        return storage
 
     pickled = member("data.pkl")
-    return Unpickler(pickled.data, _names(where), persistent_load, where).load()
+    return Unpickler(pickled.data, _names(path, data.size), persistent_load, path).load()
 
 
 def _native(content: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Elements written by a big-endian machine, in this one's byte order."""
+    """Elements written by a big-endian machine, in the byte order of this one."""
     if sys.byteorder == "big" or dtype.itemsize == 1 or content.size % dtype.itemsize:
         return content
     part = dtype.itemsize // (2 if dtype.kind == "c" else 1)
@@ -310,7 +386,7 @@ class _Reader(io.RawIOBase):
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._data.size}
         position = base[whence] + offset
         if position < 0:
-            raise ValueError("a position lies before the file")
+            raise ValueError("a position is before the start of the file")
         self._position = position
         return position
 
@@ -325,164 +401,157 @@ class _Reader(io.RawIOBase):
 
 
 def is_legacy(data: np.ndarray) -> bool:
-    """Whether a file begins as the legacy format does: with the pickle of a magic number."""
+    """Whether a file starts as the legacy format does: with the pickle of a magic number."""
     return any(
         data[: len(pickled)].tobytes() == pickled
         for pickled in (pickle.dumps(_LEGACY_MAGIC, protocol) for protocol in range(6))
     )
 
 
-def read_legacy(data: np.ndarray, where: str) -> Any:
-    """The object in a file of PyTorch before 1.6.
+def read_legacy(data: np.ndarray, path: str) -> Any:
+    """Read the object in a file of PyTorch before 1.6.
 
     Args:
         data: the file, ``[n]`` uint8.
-        where: how errors name it.
+        path: of the file, for errors.
 
     Raises:
-        CheckpointError: if it is damaged, or no state_dict.
+        CheckpointError: if it is damaged, or needs more than plain data.
     """
-    names = _names(where)
+    names = _names(path, 2 * data.size)  # it is read twice
     dtypes: dict[str, np.dtype] = {}
     storages: dict[str, Storage] = {}
 
-    def persistent_load(identifier: Any) -> Storage | None:
-        if not (isinstance(identifier, tuple) and len(identifier) in (5, 6)):
-            raise CheckpointError(f"{where} holds a whole module; save its state_dict() instead.")
-        kind, storage_type, key, _, _, *view = identifier
-        if kind != "storage" or not isinstance(key, str):
-            raise CheckpointError(f"{where} is damaged: a storage has no proper identifier.")
-        dtype = _storage_type(storage_type, where)
-        if dtypes.setdefault(key, dtype) != dtype:
-            raise CheckpointError(f"{where} is damaged: storage {key[:100]!r} has two types.")
+    def persistent_load(value: Any) -> Storage | None:
+        identifier = _identifier(value, path)
+        key = identifier.key
+        if dtypes.setdefault(key, identifier.dtype) != identifier.dtype:
+            raise CheckpointError(f"{path} is damaged: storage {key[:100]!r} has two types.")
         if not storages:
             return None
         if key not in storages:
-            raise CheckpointError(f"{where} is damaged: storage {key[:100]!r} is missing.")
-        return _old_view(storages[key], view[0]) if view and view[0] else storages[key]
+            raise CheckpointError(f"{path} is damaged: storage {key[:100]!r} is missing.")
+        if not identifier.view:
+            return storages[key]
+        match identifier.view:  # of PyTorch 0.1: (its key, offset, count)
+            case (_, offset, count) if _whole(offset) and _whole(count):
+                return storages[key].part(offset, count)
+        raise CheckpointError(f"{path} is damaged: the view of a storage has no valid sizes.")
 
-    def _old_view(storage: Storage, view: Any) -> Storage:
-        """Of PyTorch 0.1: (its key, offset, size), in elements."""
-        if not (isinstance(view, tuple) and len(view) == 3 and all(map(_whole, view[1:]))):
-            raise CheckpointError(f"{where} is damaged: a storage's view has no proper sizes.")
-        start, size = (n * storage.dtype.itemsize for n in view[1:])
-        return Storage(storage.dtype, storage.data[start : start + size])
-
-    machine = Unpickler(data.data, names, persistent_load, where)
+    machine = Unpickler(data.data, names, persistent_load, path)
     if machine.load() != _LEGACY_MAGIC:
-        raise CheckpointError(f"{where} is no file that torch.save wrote.")
+        raise CheckpointError(f"{path} was not written by torch.save.")
     machine.load()  # the protocol's version
     system = machine.load()
     if isinstance(system, dict) and system.get("little_endian") is False:
         raise CheckpointError(
-            f"{where} was written by a big-endian machine before PyTorch 1.6; load and save it "
+            f"{path} was written by a big-endian machine before PyTorch 1.6; load and save it "
             f"again with a newer PyTorch there."
         )
 
-    # The object stands before the storages that its tensors view: it is read twice, the first
-    # time only to learn which there are.
-    begin = machine.position
+    # The object precedes the storages that its tensors view, so it is read twice; the first time
+    # only collects the types of the storages.
+    start = machine.position
     blind = Call(lambda *_: None)
     machine.names = {name: blind if "._rebuild" in name else v for name, v in names.items()}
     machine.load()
     keys = machine.load()
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise CheckpointError(f"{where} is damaged: it has no list of storages.")
+        raise CheckpointError(f"{path} is damaged: it has no list of storages.")
     position = machine.position
     for key in keys:
         if key not in dtypes or key in storages:
-            raise CheckpointError(f"{where} is damaged: it has a storage {key[:100]!r} too many.")
-        storages[key], position = _counted_storage(data, position, dtypes[key], where)
-    return Unpickler(data.data, names, persistent_load, where, begin).load()
+            raise CheckpointError(f"{path} is damaged: nothing uses its storage {key[:100]!r}.")
+        storages[key], position = _counted_storage(data, position, dtypes[key], path)
+    return Unpickler(data.data, names, persistent_load, path, start).load()
 
 
 def _counted_storage(
-    data: np.ndarray, position: int, dtype: np.dtype, where: str
+    data: np.ndarray, position: int, dtype: np.dtype, path: str
 ) -> tuple[Storage, int]:
-    """A storage after its number of elements (int64), and where it ends."""
-    (count,) = struct.unpack("<q", _part(data, position, 8, _BYTE, where).tobytes())
-    content = _part(data, position + 8, count, dtype, where)
+    """Read a storage that follows its number of elements (int64); also return where it ends."""
+    (count,) = struct.unpack("<q", _part(data, position, 8, _BYTE, path).tobytes())
+    content = _part(data, position + 8, count, dtype, path)
     return Storage(dtype, content), position + 8 + content.size
 
 
 # --- tar
 
 
-def read_tar(data: np.ndarray, where: str) -> Any:
-    """The object in a file of PyTorch before 0.1.10.
+def read_tar(data: np.ndarray, path: str) -> Any:
+    """Read the object in a file of PyTorch before 0.1.10.
 
     Args:
         data: the file, ``[n]`` uint8.
-        where: how errors name it.
+        path: of the file, for errors.
 
     Raises:
-        CheckpointError: if it is damaged, or no state_dict.
+        CheckpointError: if it is damaged, or needs more than plain data.
     """
     members: dict[str, np.ndarray] = {}
     try:
         with tarfile.open(fileobj=io.BufferedReader(_Reader(data)), mode="r:") as archive:
             for info in archive:
                 if info.name in ("storages", "tensors", "pickle") and info.isreg():
-                    members[info.name] = _part(data, info.offset_data, info.size, _BYTE, where)
+                    members[info.name] = _part(data, info.offset_data, info.size, _BYTE, path)
     except (tarfile.TarError, OverflowError, ValueError, EOFError, OSError) as error:
-        raise CheckpointError(f"{where} is damaged: {error}.") from error
+        raise CheckpointError(f"{path} is damaged: {error}.") from error
     if len(members) != 3:
-        raise CheckpointError(f"{where} is a tar archive, but none that torch.save wrote.")
+        raise CheckpointError(f"{path} is a tar archive, but not one that torch.save wrote.")
 
     def machine(name: str, persistent_load: Callable[[Any], Any]) -> Unpickler:
-        return Unpickler(members[name].data, names, persistent_load, where)
+        return Unpickler(members[name].data, names, persistent_load, path)
 
     def count(reader: Unpickler) -> int:
         number = reader.load()
         if not _whole(number) or number > len(data):
-            raise CheckpointError(f"{where} is damaged: it has no number of tensors.")
+            raise CheckpointError(f"{path} is damaged: its tensor count is missing.")
         return number
 
-    names: dict[str, Any] = _names(where)
+    names = _names(path, data.size)
     storages: dict[Any, Storage] = {}
     content, reader = members["storages"], machine("storages", lambda _: None)
     for _ in range(count(reader)):
-        key, _, storage_type = _triple(reader.load(), where)
-        dtype = _storage_type(storage_type, where)
-        storages[key], reader.position = _counted_storage(content, reader.position, dtype, where)
-    for view in reader.load() or ():
+        key, _, storage_type = _triple(reader.load(), path)
+        dtype = _storage_type(storage_type, path)
+        storages[key], reader.position = _counted_storage(content, reader.position, dtype, path)
+    views = reader.load()
+    for view in views if isinstance(views, list) else ():
         if not (isinstance(view, tuple) and len(view) == 4 and all(map(_whole, view))):
-            raise CheckpointError(f"{where} is damaged: a storage's view has no proper sizes.")
+            raise CheckpointError(f"{path} is damaged: the view of a storage has no valid sizes.")
         key, root, offset, size = view
         if root not in storages:
-            raise CheckpointError(f"{where} is damaged: storage {root} is missing.")
-        dtype = storages[root].dtype
-        start, size = offset * dtype.itemsize, size * dtype.itemsize
-        storages[key] = Storage(dtype, storages[root].data[start : start + size])
+            raise CheckpointError(f"{path} is damaged: storage {root} is missing.")
+        storages[key] = storages[root].part(offset, size)
 
-    # Old tensor classes, torch.FloatTensor, are named as storages are.
+    # The old tensor classes (torch.FloatTensor) have the names of the storages.
     for prefix, name in _STORAGES.items():
         names[f"torch.{prefix}Tensor"] = _DType(np.dtype(_DTYPES[name]))
     tensors: dict[Any, np.ndarray] = {}
     content, reader = members["tensors"], machine("tensors", lambda _: None)
     for _ in range(count(reader)):
-        key, storage_key, _ = _triple(reader.load(), where)
+        key, storage_key, _ = _triple(reader.load(), path)
         position = reader.position
-        (rank,) = struct.unpack("<i", _part(content, position, 4, _BYTE, where).tobytes())
+        (rank,) = struct.unpack("<i", _part(content, position, 4, _BYTE, path).tobytes())
         if not 0 <= rank <= 32:
-            raise CheckpointError(f"{where} is damaged: a tensor has {rank} axes.")
-        numbers = _part(content, position + 8, 2 * rank + 1, np.dtype(np.int64), where)
+            raise CheckpointError(f"{path} is damaged: a tensor has {rank} axes.")
+        numbers = _part(content, position + 8, 2 * rank + 1, np.dtype(np.int64), path)
         *axes, offset = struct.unpack(f"<{2 * rank + 1}q", numbers.tobytes())
         reader.position = position + 8 + numbers.size
         size, stride = tuple(axes[:rank]), tuple(axes[rank:])
-        tensors[key] = tensor(storages.get(storage_key), offset, size, stride, where=where)
+        tensors[key] = tensor(storages.get(storage_key), offset, size, stride, path=path)
 
     def persistent_load(identifier: Any) -> Any:
         if isinstance(identifier, str) and re.fullmatch(r"\d{1,20}", identifier, re.ASCII):
             identifier = int(identifier)
         if not isinstance(identifier, int) or identifier not in tensors:
-            raise CheckpointError(f"{where} is damaged: a tensor is missing.")
+            raise CheckpointError(f"{path} is damaged: a tensor is missing.")
         return tensors[identifier]
 
     return machine("pickle", persistent_load).load()
 
 
-def _triple(value: Any, where: str) -> tuple[Any, Any, Any]:
+def _triple(value: Any, path: str) -> tuple[Any, Any, Any]:
     if not (isinstance(value, tuple) and len(value) == 3 and _whole(value[0])):
-        raise CheckpointError(f"{where} is damaged: a tensor has no proper identifier.")
+        raise CheckpointError(f"{path} is damaged: a tensor has no valid identifier.")
     return value

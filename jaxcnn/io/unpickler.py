@@ -1,8 +1,8 @@
-"""Reads the pickles in PyTorch's files without running anything.
+"""Read the pickles in PyTorch's files without running code from them.
 
 A pickle is a program for a stack machine, and Python's own machine lets it call any function.
-This one builds plain data (dicts, lists, tuples, numbers, strings) and calls only what its caller
-hands it by name; any other name is refused where it is named, before anything is done with it.
+This one builds plain data (dicts, lists, tuples, numbers, strings) and calls only the functions
+that its caller lists by name; any other name is refused as soon as it occurs.
 """
 
 import re
@@ -10,18 +10,14 @@ import struct
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
-from jaxcnn.errors import UserError
-
-
-class CheckpointError(UserError):
-    """A file cannot be read as a checkpoint: damaged, of another format, or not safe."""
+from jaxcnn.errors import CheckpointError
 
 
 class Call:
-    """What ``module.name`` in a pickle stands for: a function of the pickled arguments.
+    """The function that ``module.name`` in a pickle stands for.
 
     Args:
-        function: called with the arguments of REDUCE; its result is data.
+        function: called with the pickled arguments; its result is data.
     """
 
     __slots__ = ("function",)
@@ -30,28 +26,37 @@ class Call:
         self.function = function
 
 
+class Stateful:
+    """An object that a pickle makes first and fills with its state later."""
+
+    def set_state(self, state: Any) -> None:
+        """Take the state; it comes from the file, and must be checked."""
+        raise NotImplementedError
+
+
 _MARK = object()
-# Each makes an object of some 60 bytes at most, out of one byte perhaps; 50,000 tensors need fewer.
+# Each operation makes an object of up to 60 bytes, perhaps from one byte of the file. 50,000
+# tensors need fewer operations.
 _MAX_OPERATIONS = 2_000_000
 _MAX_DIGITS = 4096  # int() of longer decimal strings is refused by Python itself
 _HASHABLE = (str, bytes, int, float, bool, type(None))
 
 
 class Unpickler:
-    """A machine for one pickle at a time out of a buffer.
+    """Machine that runs one pickle at a time from a buffer.
 
-    Everything that it makes is bounded by the length of the buffer: strings are slices of it,
-    and no opcode makes more than a few objects.
+    Its memory is bounded by the length of the buffer: strings are slices of the buffer, and no
+    opcode makes more than a few objects. The functions in ``names`` must keep to that bound.
 
     Args:
         buffer: the bytes.
-        names: what the names stand for: data, or a :class:`Call`.
+        names: the data or :class:`Call` that each allowed ``module.name`` stands for.
         persistent_load: makes the object of a persistent id.
-        where: how errors name the file.
-        position: where the pickle begins.
+        path: of the file, for errors.
+        position: where the pickle starts.
 
     Attributes:
-        position: after :meth:`load`, where the pickle ended.
+        position: where the pickle starts; after :meth:`load`, where it ended.
         names: as given.
     """
 
@@ -60,20 +65,20 @@ class Unpickler:
         buffer: Any,
         names: Mapping[str, Any],
         persistent_load: Callable[[Any], Any],
-        where: str,
+        path: str,
         position: int = 0,
     ):
         self.position = position
         self._buffer = memoryview(buffer)
         self.names = names
         self._persistent_load = persistent_load
-        self._where = where
+        self._path = path
 
     def load(self) -> Any:
-        """Runs the pickle that begins at ``position``.
+        """Run the pickle that starts at ``position`` and return its object.
 
         Raises:
-            CheckpointError: for a name that is not allowed, or what is no pickle.
+            CheckpointError: for a name that is not allowed, or if this is not a valid pickle.
         """
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
@@ -83,25 +88,25 @@ class Unpickler:
                 return self._pop()
             operation = _BY_CODE[opcode]
             if operation is None:
-                raise self._error(f"opcode {opcode:#x} is not one that a checkpoint needs")
+                raise self._error(f"opcode {opcode:#x} does not occur in checkpoints")
             operation(self)
-        raise self._error(f"its pickle is longer than {_MAX_OPERATIONS:,} operations")
+        raise self._error(f"its pickle has more than {_MAX_OPERATIONS:,} operations")
 
     # --- the buffer
 
     def _error(self, what: str) -> CheckpointError:
-        return CheckpointError(f"{self._where} is no checkpoint that can be read: {what}.")
+        return CheckpointError(f"{self._path} cannot be read as a checkpoint: {what}.")
 
     def _byte(self) -> int:
         if self.position >= len(self._buffer):
-            raise CheckpointError(f"{self._where} is damaged: its pickle ends too early.")
+            raise CheckpointError(f"{self._path} is damaged: its pickle is cut short.")
         self.position += 1
         return self._buffer[self.position - 1]
 
     def _take(self, count: int) -> bytes:
         end = self.position + count
         if count < 0 or end > len(self._buffer):
-            raise CheckpointError(f"{self._where} is damaged: its pickle ends too early.")
+            raise CheckpointError(f"{self._path} is damaged: its pickle is cut short.")
         data = bytes(self._buffer[self.position : end])
         self.position = end
         return data
@@ -110,11 +115,11 @@ class Unpickler:
         return struct.unpack(layout, self._take(struct.calcsize(layout)))[0]
 
     def _line(self) -> bytes:
-        # A line is a name or a number: look no farther than one can be long.
+        # A line is a name or a number: search no further than one can be long.
         window = bytes(self._buffer[self.position : self.position + 2 * _MAX_DIGITS])
         end = window.find(b"\n")
         if end < 0:
-            raise CheckpointError(f"{self._where} is damaged: a line in its pickle does not end.")
+            raise CheckpointError(f"{self._path} is damaged: a line in its pickle has no end.")
         self.position += end + 1
         return window[:end]
 
@@ -122,7 +127,7 @@ class Unpickler:
         try:
             return data.decode(encoding, "surrogatepass" if encoding == "utf-8" else "strict")
         except UnicodeDecodeError as error:
-            raise self._error("a string is no UTF-8") from error
+            raise self._error("a string is not valid UTF-8") from error
 
     # --- the stack
 
@@ -131,7 +136,7 @@ class Unpickler:
 
     def _pop(self) -> Any:
         if not self._stack or self._stack[-1] is _MARK:
-            raise self._error("its pickle takes from an empty stack")
+            raise self._error("its pickle pops from an empty stack")
         return self._stack.pop()
 
     def _pop_mark(self) -> list[Any]:
@@ -144,7 +149,7 @@ class Unpickler:
 
     def _top(self, kind: type) -> Any:
         if not self._stack or not isinstance(self._stack[-1], kind):
-            raise self._error(f"its pickle puts items into what is no {kind.__name__}")
+            raise self._error(f"its pickle adds items to something other than a {kind.__name__}")
         return self._stack[-1]
 
     def _set_items(self, items: list[Any]) -> None:
@@ -163,38 +168,43 @@ class Unpickler:
 
     def _put(self, index: int) -> None:
         if not self._stack or self._stack[-1] is _MARK:
-            raise self._error("its pickle remembers an empty stack")
+            raise self._error("its pickle memoizes from an empty stack")
         self._memo[index] = self._stack[-1]
 
     def _get(self, index: int) -> None:
         if index not in self._memo:
-            raise self._error(f"its pickle recalls object {index}, which it never remembered")
+            raise self._error(f"its pickle refers to object {index}, which is not in its memo")
         self._push(self._memo[index])
 
     def _name(self, module: Any, name: Any) -> None:
         full = f"{module}.{name}"
         if not isinstance(module, str) or not isinstance(name, str) or full not in self.names:
             raise CheckpointError(
-                f"{self._where} was not read: it asks for {full[:200]!r}, which is none of the "
-                f"names that a checkpoint of weights needs, and could run code; save only the "
-                f"model's state_dict() in PyTorch."
+                f"{self._path} was not read: it asks for {full[:200]!r}, which a checkpoint of "
+                f"weights does not need and which could run code; save only the model's "
+                f"state_dict() in PyTorch."
             )
         self._push(self.names[full])
 
     def _call(self) -> None:
         arguments, target = self._pop(), self._pop()
         if not isinstance(target, Call) or not isinstance(arguments, tuple):
-            raise self._error("its pickle calls what is no function")
-        try:
-            self._push(target.function(*arguments))
-        except TypeError as error:
-            raise self._error(f"arguments do not fit ({error})") from error
+            raise self._error("its pickle calls something that is not a function")
+        self._push(self._checked(target.function, *arguments))
 
     def _build(self) -> None:
-        # BUILD would set an object's state. Only dicts get here that have state of their own
-        # (a state_dict's _metadata), and it holds no tensors.
-        self._pop()
-        self._top(object)
+        state, target = self._pop(), self._top(object)
+        # The state of anything else (a state_dict's _metadata) contains no tensors.
+        if isinstance(target, Stateful):
+            self._checked(target.set_state, state)
+
+    def _checked(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except CheckpointError:
+            raise
+        except (TypeError, ValueError, OverflowError) as error:
+            raise self._error(f"a call has invalid arguments ({error})") from error
 
     def _integer(self) -> None:
         line = self._line()
@@ -205,24 +215,24 @@ class Unpickler:
 
     def _decimal(self, digits: bytes) -> int:
         if not re.fullmatch(rb"[+-]?\d{1,%d}" % _MAX_DIGITS, digits):
-            raise self._error("a number is none")
+            raise self._error("invalid number")
         return int(digits)
 
     def _float(self) -> None:
         try:
             self._push(float(self._line()))
         except ValueError as error:
-            raise self._error("a number is none") from error
+            raise self._error("invalid number") from error
 
     def _string(self) -> None:
         line = self._line()
         if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in b"'\"" or b"\\" in line:
-            raise self._error("a string is not quoted plainly")
+            raise self._error("invalid quoted string")
         self._push(self._text(line[1:-1], "latin-1"))
 
     def _pop_top(self) -> None:
         if not self._stack:
-            raise self._error("its pickle takes from an empty stack")
+            raise self._error("its pickle pops from an empty stack")
         self._stack.pop()
 
 
@@ -283,8 +293,7 @@ def _instance(machine: Unpickler) -> None:
     machine._call()
 
 
-# By opcode, of protocols 0 to 5; what is not here (EXT1, BYTEARRAY8, NEWOBJ_EX, ...) no version of
-# torch.save writes.
+# By opcode, of protocols 0 to 5. No version of torch.save writes the others (EXT1, NEWOBJ_EX, ...).
 _OPERATIONS: dict[bytes, Callable[[Unpickler], None]] = {
     b"\x80": lambda m: m._number("<B"),  # PROTO
     b"\x95": lambda m: m._number("<Q"),  # FRAME: a hint for buffered readers
@@ -305,7 +314,7 @@ _OPERATIONS: dict[bytes, Callable[[Unpickler], None]] = {
     b"\x8b": lambda m: m._push(_little(m, m._number("<i"))),
     b"F": lambda m: m._float(),
     b"G": lambda m: m._push(m._number(">d")),
-    # strings; Python 2's are bytes, and names in a state dict are ASCII
+    # strings; Python 2's are bytes, which become text: names in a state dict are ASCII
     b"S": lambda m: m._string(),
     b"T": _text_of("<i", "latin-1"),
     b"U": _text_of("<B", "latin-1"),
@@ -316,6 +325,7 @@ _OPERATIONS: dict[bytes, Callable[[Unpickler], None]] = {
     b"B": _bytes_of("<I"),
     b"C": _bytes_of("<B"),
     b"\x8e": _bytes_of("<Q"),
+    b"\x96": _bytes_of("<Q"),  # BYTEARRAY8: of NumPy arrays in protocol 5
     # containers
     b")": _constant(()),
     b"t": lambda m: m._push(tuple(m._pop_mark())),
@@ -345,8 +355,8 @@ _OPERATIONS: dict[bytes, Callable[[Unpickler], None]] = {
     b"R": lambda m: m._call(),
     b"\x81": lambda m: m._call(),  # NEWOBJ: a class and its arguments
     b"b": lambda m: m._build(),
-    b"P": lambda m: m._push(m._persistent_load(m._text(m._line()))),
-    b"Q": lambda m: m._push(m._persistent_load(m._pop())),
+    b"P": lambda m: m._push(m._checked(m._persistent_load, m._text(m._line()))),
+    b"Q": lambda m: m._push(m._checked(m._persistent_load, m._pop())),
 }
 _STOP = ord(".")
 _BY_CODE = [_OPERATIONS.get(bytes([code])) for code in range(256)]
