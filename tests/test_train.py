@@ -5,6 +5,7 @@ import pathlib
 import re
 import signal
 import socket
+import sys
 import time
 
 import jax
@@ -30,7 +31,7 @@ def lines(workdir: pathlib.Path, split: str) -> list[dict]:
 
 
 def wait_for_checkpoint(workdir: pathlib.Path, process) -> None:
-    """Until the first complete checkpoint is there and training goes on."""
+    """Until the first complete checkpoint exists and training continues."""
     while not any(p.name.isdigit() for p in (workdir / "checkpoints").glob("*")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
@@ -38,7 +39,7 @@ def wait_for_checkpoint(workdir: pathlib.Path, process) -> None:
 
 @pytest.fixture(scope="module")
 def training(train, tmp_path_factory) -> tuple[pathlib.Path, str]:
-    """The workdir of a run that ended, and what it wrote to stdout."""
+    """The workdir of a finished run, and what it wrote to stdout."""
     workdir = tmp_path_factory.mktemp("trained")
     result = train(*QUICK, f"--workdir={workdir}")
     assert result.returncode == 0, result.stderr
@@ -51,15 +52,18 @@ def trained(training) -> pathlib.Path:
     return training[0]
 
 
-def test_the_workdir_holds_what_the_readme_says(trained):
+def test_workdir_contains_what_the_docs_say(trained):
     names = {path.name for path in trained.iterdir()}
-    assert names == {"config.json", "metrics.jsonl", "tensorboard", "checkpoints"}
+    assert names == {
+        *("config.json", "classes.json", "metrics.jsonl", "tensorboard", "checkpoints"),
+    }
+    assert json.loads((trained / "classes.json").read_text()) == list("0123456789")
     config = json.loads((trained / "config.json").read_text())
     assert (config["model"], config["dataset"], config["num_epochs"]) == ("lenet5", "digits", 2)
     assert list((trained / "tensorboard").iterdir())
 
 
-def test_metrics_have_their_keys_and_every_test_example_is_scored(trained):
+def test_metrics_have_their_keys_and_every_eval_example_is_scored(trained):
     train, evaluation = lines(trained, "train"), lines(trained, "eval")
     for line in train:
         assert line.keys() >= {"step", "epoch", "loss", "top1", "top5", "learning_rate"}
@@ -73,7 +77,7 @@ def test_metrics_have_their_keys_and_every_test_example_is_scored(trained):
     assert evaluation[-1]["step"] == 2 * (1438 // 64)
 
 
-def test_plain_lines_say_how_far_it_is(training):
+def test_plain_lines_show_progress(training):
     _, stdout = training
     assert re.search(
         r"^epoch 2/2  step 44/44  loss [\d.]+  top-1 [\d.]+%  [\d,]+ images/s  0:00:00 left$",
@@ -83,7 +87,7 @@ def test_plain_lines_say_how_far_it_is(training):
     assert "\r" not in stdout  # no bar where there is no terminal
 
 
-def test_a_run_that_has_ended_stays_as_it_is(train, trained):
+def test_finished_run_is_left_unchanged(train, trained):
     before = (trained / "metrics.jsonl").read_text()
     result = train(*QUICK, f"--workdir={trained}")
     assert result.returncode == 0, result.stderr
@@ -99,7 +103,7 @@ def same_results(a: pathlib.Path, b: pathlib.Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_from_its_last_checkpoint(train, data_dir, tmp_path):
+def test_killed_run_resumes_from_its_last_checkpoint(train, data_dir, tmp_path):
     """With batch norm, so that the running statistics count too."""
     flags = (
         "--config=configs/resnet18.py:digits",
@@ -113,7 +117,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(train, data_dir, tmp_path
     process.communicate()
     result = train(*flags, f"--workdir={tmp_path / 'a'}")
     assert result.returncode == 0, result.stderr
-    (step,) = re.findall(r"Going on from step (\d+) of 24", result.stdout)
+    (step,) = re.findall(r"Resuming from step (\d+) of 24", result.stdout)
     assert int(step) % 4 == 0
     assert train(*flags, f"--workdir={tmp_path / 'b'}").returncode == 0
     same_results(tmp_path / "b", tmp_path / "a")
@@ -135,7 +139,7 @@ def test_sigterm_saves_the_state_and_exits_with_143(train, data_dir, tmp_path):
     stopped_at = final_params(tmp_path / "a")["step"]
 
     result = train(*flags, f"--workdir={tmp_path / 'a'}")
-    assert f"Going on from step {stopped_at} of 88" in result.stdout
+    assert f"Resuming from step {stopped_at} of 88" in result.stdout
     assert train(*flags, f"--workdir={tmp_path / 'b'}").returncode == 0
     same_results(tmp_path / "b", tmp_path / "a")
 
@@ -191,12 +195,17 @@ def run_two_processes(request: tuple[str, ...], data_dir: str, flags, environ) -
     return [stdout for stdout, _ in outputs]
 
 
-def refusals_of_two_processes(flags: tuple[str, ...], data_dir: str) -> list[str]:
+def refusals_of_two_processes(
+    flags: tuple[str, ...], data_dir: str, of_process=lambda number: ()
+) -> list[str]:
     """What both wrote to stderr when they ended with status 2."""
     address = f"--coordinator_address=localhost:{free_port()}"
     processes = [
         start_train(
-            *flags, address, "--num_processes=2", f"--process_id={number}", data_dir=data_dir
+            *(*flags, *of_process(number), address),
+            "--num_processes=2",
+            f"--process_id={number}",
+            data_dir=data_dir,
         )
         for number in range(2)
     ]
@@ -236,12 +245,12 @@ def test_slurm_needs_no_flags(data_dir, tmp_path):
         environ=lambda number: job | {"SLURM_PROCID": str(number), "SLURM_LOCALID": str(number)},
     )
     assert "on 4 cpu device(s)" in first
-    assert "lenet5" not in second  # one speaks for all
+    assert "lenet5" not in second  # only the main process prints
     assert [line["examples"] for line in lines(tmp_path, "eval")] == [359, 359]
 
 
 @pytest.mark.slow
-def test_imagenets_path_runs_on_jpegs(train, tmp_path):
+def test_imagenet_path_runs_on_jpegs(train, tmp_path):
     data = tmp_path / "data"
     Photos(data_dir=data).download_and_prepare()
     result = train(
@@ -262,7 +271,7 @@ def test_imagenets_path_runs_on_jpegs(train, tmp_path):
 
 @pytest.fixture
 def folder(tmp_path) -> pathlib.Path:
-    """Photographs of three classes in files, one of the training files and one other cut short."""
+    """Photographs of three classes in files, one training file and one evaluation file cut short."""
     for split, count in (("train", 30), ("val", 7)):
         for number in range(count):
             path = tmp_path / "images" / split / "abc"[number % 3] / f"{number}.jpg"
@@ -285,7 +294,7 @@ EVERYTHING = (
 )
 
 
-def test_a_folder_of_images_with_every_augmentation(train, folder, tmp_path):
+def test_folder_of_images_with_every_augmentation(train, folder, tmp_path):
     workdir = tmp_path / "run"
     result = train(
         f"--config=configs/lenet5.py:folder:{folder}",
@@ -298,7 +307,7 @@ def test_a_folder_of_images_with_every_augmentation(train, folder, tmp_path):
     assert "on folder:" in result.stdout and "30 training and 7 evaluation" in result.stdout
     evaluation = lines(workdir, "eval")
     assert [(line["examples"], line["skipped"]) for line in evaluation] == [(6, 1)] * 2
-    assert sum(line["skipped"] for line in lines(workdir, "train")) == 2  # once an epoch
+    assert sum(line["skipped"] for line in lines(workdir, "train")) == 2  # once per epoch
     for split in ("train", "val"):
         name = str(folder / split / "b" / "4.jpg")
         assert result.stderr.count(f"Skipped {name}: ") == 1
@@ -337,7 +346,7 @@ def test_too_many_bad_images_of_one_process_stop_all(folder, data_dir, tmp_path)
 
 
 @pytest.mark.slow
-def test_bfloat16_synchronised_norms_smoothing_and_nesterov_run(train, tmp_path):
+def test_bfloat16_sync_batch_norm_smoothing_and_nesterov_run(train, tmp_path):
     result = train(
         "--config=configs/resnet18.py:digits",
         "--config.num_epochs=1",
@@ -357,37 +366,40 @@ def test_bfloat16_synchronised_norms_smoothing_and_nesterov_run(train, tmp_path)
 
 DIGITS = "--config=configs/lenet5.py:digits"
 WRONG = {
-    "no config": ((), "There is no --config"),
-    "a config file that is not there": (["--config=nowhere.py"], "--config is not there"),
-    "a config file that is none": (["--config=jaxcnn/errors.py"], "get_config"),
+    "no config": ((), "--config is required"),
+    "a missing config file": (["--config=nowhere.py"], "config file not found: nowhere.py"),
+    "a config file without get_config": (
+        ["--config=jaxcnn/errors.py"],
+        "jaxcnn/errors.py has no function get_config()",
+    ),
     "an unknown model": ([DIGITS, "--config.model=lenet4"], "did you mean 'lenet5'"),
     "an unknown dataset": (["--config=configs/lenet5.py:digitz"], "did you mean 'digits'"),
     "an unknown key": ([DIGITS, "--config.batchsize=3"], "no config key 'batchsize'"),
     "an unknown nested key": ([DIGITS, "--config.eval.size=3"], "no config key 'size'"),
     "a value of the wrong type": ([DIGITS, "--config.batch_size=many"], "batch_size=many"),
     "an unknown flag": ([DIGITS, "--workdri=x"], "Unknown command line flag 'workdri'"),
-    "an argument that is no flag": ([DIGITS, "digits"], "'digits' is no flag"),
-    "a batch that devices do not divide": ([DIGITS, "--config.batch_size=63"], "multiple of 2"),
+    "an unexpected argument": ([DIGITS, "digits"], "unexpected argument 'digits'"),
+    "an indivisible batch": ([DIGITS, "--config.batch_size=63"], "multiple of 2, for example 62"),
     "a batch larger than the data": ([DIGITS, "--config.batch_size=2000"], "1438 training"),
     "imagenet unprepared": (["--config=configs/resnet18.py"], "':digits' after the config"),
     "an unknown schedule": ([DIGITS, "--config.schedule=cos"], "one of constant, step, cosine"),
     "a mean of three channels": ([DIGITS, "--config.mean=(0.1, 0.2, 0.3)"], "1 channel"),
     "too few classes": ([DIGITS, "--config.num_classes=9"], "has 10 classes"),
     "images too small": ([DIGITS, "--config.image_size=8"], "it works from 16x16"),
-    "norms that are not there": ([DIGITS, "--config.sync_batch_norm=True"], "no batch norms"),
+    "missing batch norms": ([DIGITS, "--config.sync_batch_norm=True"], "no batch norms"),
     "one of three flags": ([DIGITS, "--process_id=0"], "go together"),
     "an address without a port": (
         [DIGITS, "--coordinator_address=here", "--num_processes=1", "--process_id=0"],
         "must be host:port",
     ),
-    "a std of zero": ([DIGITS, "--config.std=(0.0,)"], "must be above 0"),
+    "a std of zero": ([DIGITS, "--config.std=(0.0,)"], "each above 0"),
     "a bucket": ([DIGITS, "--workdir=gs://bucket/run"], "local or mounted disk"),
     "a missing file and an override": (
         ["--config=nowhere.py", "--config.batch_size=8"],
-        "--config is not there",
+        "config file not found: nowhere.py",
     ),
-    "weights that are not there": ([DIGITS, "--config.init_from=no.pth"], "no.pth cannot be"),
-    "weights that nobody published": (
+    "missing weights": ([DIGITS, "--config.init_from=no.pth"], "no.pth cannot be"),
+    "unpublished weights": (
         [DIGITS, "--config.init_from=IMAGENET1K_V1"],
         "published no weights for lenet5",
     ),
@@ -395,9 +407,56 @@ WRONG = {
 }  # fmt: skip
 
 
+BROKEN_CONFIGS = {
+    "return undefined": "line 2: NameError: name 'undefined' is not defined.",
+    "open('/no/such/file')": "line 2: FileNotFoundError: [Errno 2] No such file",
+    "return int('x')": "line 2: ValueError: invalid literal for int() with base 10: 'x'.",
+    "return (": "line 2: SyntaxError: '(' was never closed.",
+    "return 3": "get_config() in the file of --config returned a int",
+}
+
+
+@pytest.mark.parametrize("body", BROKEN_CONFIGS)
+def test_error_in_a_config_file_is_told_with_its_line(body, train, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(f"def get_config():\n    {body}\n")
+    result = train(f"--config={path}", f"--workdir={tmp_path / 'run'}")
+    check_refusal(result, BROKEN_CONFIGS[body])
+    assert str(path) in result.stderr or body == "return 3"
+
+
+def test_different_configs_of_two_processes_are_refused_on_both(data_dir, tmp_path):
+    flags = (DIGITS, f"--workdir={tmp_path / 'run'}")
+    for stderr in refusals_of_two_processes(
+        flags, data_dir, of_process=lambda number: (f"--config.seed={number}",)
+    ):
+        assert "started with different configs" in stderr and "Traceback" not in stderr
+    assert not (tmp_path / "run").exists()
+
+
+def handles_sigterm(pid: int) -> bool:
+    """Whether a process has installed a handler of its own for SIGTERM."""
+    (caught,) = re.findall(r"SigCgt:\s*(\w+)", pathlib.Path(f"/proc/{pid}/status").read_text())
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("delay", [0.0, 0.5, 1.5])
+def test_ctrl_c_during_start_ends_the_process_at_once(delay, data_dir, tmp_path):
+    process = start_train(DIGITS, f"--workdir={tmp_path / 'run'}", data_dir=data_dir)
+    while not handles_sigterm(process.pid):
+        time.sleep(0.001)
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert stderr.endswith("Interrupted.\n") and "Traceback" not in stderr
+    assert "epoch 1" not in stdout
+
+
 QUICKLY_TRIED = (
     *("no config", "an unknown model", "an unknown dataset", "an unknown key", "images too small"),
-    *("a batch that devices do not divide", "weights that are not there", "no right to write"),
+    *("an indivisible batch", "missing weights", "no right to write"),
 )
 
 
@@ -405,7 +464,7 @@ QUICKLY_TRIED = (
     "case",
     [pytest.param(c, marks=[pytest.mark.slow] * (c not in QUICKLY_TRIED)) for c in WRONG],
 )
-def test_a_wrong_request_is_one_sentence_and_status_2(case, train, tmp_path):
+def test_wrong_request_is_one_sentence_and_status_2(case, train, tmp_path):
     flags, words = WRONG[case]
     result = train(f"--workdir={tmp_path / 'run'}", *flags, devices=2)
     check_refusal(result, words)
@@ -422,42 +481,35 @@ def check_refusal(result, words: str) -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--config.model=resnet18"], "config.model was 'lenet5' and now is 'resnet18'"),
+        (["--config.model=resnet18"], "config.model was 'lenet5' and is now 'resnet18'"),
         (["--config.learning_rate=0.5"], "config.learning_rate was"),
     ],
 )
-def test_a_workdir_of_another_run_is_refused(flags, words, train, trained):
+def test_workdir_of_another_run_is_refused(flags, words, train, trained):
     before = (trained / "config.json").read_text()
     check_refusal(train(*QUICK, *flags, f"--workdir={trained}"), words)
     assert (trained / "config.json").read_text() == before
 
 
-def test_a_damaged_config_json_is_named(train, trained, tmp_path):
-    (tmp_path / "config.json").write_text("{")
+def test_workdir_with_a_damaged_config_json_is_refused(train, tmp_path):
+    (tmp_path / "config.json").write_text("[1]")
     (tmp_path / "checkpoints" / "22").mkdir(parents=True)
-    check_refusal(train(*QUICK, f"--workdir={tmp_path}"), "config.json is no JSON")
+    check_refusal(train(*QUICK, f"--workdir={tmp_path}"), "config.json is not a config")
 
 
-def test_a_loss_that_diverges_stops_the_run(train, tmp_path):
+def test_diverging_loss_stops_the_run(train, tmp_path):
     result = train(*QUICK, "--config.learning_rate=1e6", f"--workdir={tmp_path}")
     check_refusal(result, "lower config.learning_rate")
 
 
 @pytest.mark.slow
-def test_a_diverged_evaluation_stops_the_run_too(train, tmp_path):
+def test_diverged_evaluation_stops_the_run(train, tmp_path):
     flags = ("--config.train_split=train[:64]", "--config.learning_rate=1e30")
     check_refusal(train(*QUICK, *flags, f"--workdir={tmp_path}"), "lower config.learning_rate")
 
 
 @pytest.mark.slow
-def test_a_workdir_without_a_checkpoint_is_free_for_another_run(train, tmp_path):
-    (tmp_path / "config.json").write_text('{"model": "resnet18"}')
-    result = train(*QUICK, "--config.train_split=train[:64]", f"--workdir={tmp_path}")
-    assert result.returncode == 0, result.stderr
-
-
-@pytest.mark.slow
-def test_another_model_can_be_chosen_on_the_command_line(train, tmp_path):
+def test_command_line_can_choose_another_model(train, tmp_path):
     flags = ("--config=configs/resnet18.py:digits", "--config.train_split=train[:64]")
     result = train(
         *flags, "--config.model=lenet5", "--config.num_epochs=1", f"--workdir={tmp_path}"
@@ -466,7 +518,7 @@ def test_another_model_can_be_chosen_on_the_command_line(train, tmp_path):
     assert result.stdout.startswith("lenet5 (61,706 parameters)")
 
 
-def test_a_run_begins_with_the_weights_of_another(train, trained, tmp_path):
+def test_run_starts_from_the_weights_of_another(train, trained, tmp_path):
     weights = final_params(trained)
     convert.save(tmp_path / "weights.safetensors", {"params": weights["params"]})
     flags = (*QUICK, "--config.num_epochs=1", "--config.learning_rate=0")
@@ -481,7 +533,7 @@ def test_a_run_begins_with_the_weights_of_another(train, trained, tmp_path):
     )
 
 
-def test_what_one_process_is_refused_all_are(data_dir, tmp_path):
+def test_error_on_the_main_process_ends_all(data_dir, tmp_path):
     flags = ("--config=configs/lenet5.py:imagenet2012", f"--workdir={tmp_path / 'run'}")
     for stderr in refusals_of_two_processes(flags, data_dir):
         assert "must be downloaded by hand" in stderr and "Traceback" not in stderr

@@ -1,7 +1,7 @@
 """Networks with published weights, or with those of a file or of the Hugging Face Hub."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -135,6 +135,8 @@ def initialize_from(
     model: Classifier,
     name: str,
     weights: str | os.PathLike[str],
+    *,
+    reinitialize: Collection[str] = (),
 ) -> tuple[dict[str, Any], list[str]]:
     """Replace a model's initial variables by weights, as far as the classes are the same.
 
@@ -144,10 +146,13 @@ def initialize_from(
         model: the network.
         name: its architecture.
         weights: see :func:`load_pretrained`.
+        reinitialize: layers that keep their own initial values in any case, such as
+            ``model.classifier`` where the weights' classes are known to be others.
 
     Returns:
-        The variables, with the dtypes of ``variables``, and the names of the classifier layers
-        that keep their own initial values because the weights have another number of classes.
+        The variables, with the dtypes of ``variables``, and the names of the layers that keep
+        their own initial values: those, and the classifier layers for which the weights have
+        another number of classes.
 
     Raises:
         UserError: if the weights are missing, cannot be downloaded or read, or do not fit the
@@ -162,11 +167,12 @@ def initialize_from(
     """
     state_dict, path = _read_weights(name, weights, model)
     fitting, other_heads = _fit_heads(state_dict, model)
+    kept = list(dict.fromkeys([*reinitialize, *other_heads]))
     loaded = traverse_util.flatten_dict(from_torch(state_dict, fitting))
     values = {}
     for place, own in traverse_util.flatten_dict(dict(variables)).items():
         layer, new = ".".join(place[1:-1]), loaded[place]
-        if layer in other_heads:
+        if layer in kept:
             values[place] = own
             continue
         if new.shape != own.shape:
@@ -176,7 +182,7 @@ def initialize_from(
                 f"or config.image_size to match the weights."
             )
         values[place] = jnp.asarray(new, own.dtype)
-    return traverse_util.unflatten_dict(values), list(other_heads)
+    return traverse_util.unflatten_dict(values), kept
 
 
 def _fit_heads(

@@ -29,7 +29,7 @@ from jaxcnn.training.step import (
     make_train_step,
     normalizer,
 )
-from jaxcnn.training.workdir import CHECKPOINTS, claim_workdir, has_checkpoint
+from jaxcnn.training.workdir import CHECKPOINTS, claim_workdir, has_checkpoint, read_classes
 
 ASK_EVERY = 10  # steps between asking the other processes whether they were told to stop
 
@@ -107,12 +107,23 @@ def _initial_state(experiment: Experiment, *, resuming: bool) -> tuple[TrainStat
     if experiment.init_from is None or resuming:
         return state, []
     variables, reinitialized = initialize_from(
-        state.variables, model, experiment.name, experiment.init_from
+        state.variables,
+        model,
+        experiment.name,
+        experiment.init_from,
+        reinitialize=model.classifier if _has_other_classes(experiment) else (),
     )
     state = dataclasses.replace(
         state, params=variables["params"], batch_stats=variables.get("batch_stats", {})
     )
     return state, reinitialized
+
+
+def _has_other_classes(experiment: Experiment) -> bool:
+    """Whether ``init_from`` is a file of a run on other classes, or in another order."""
+    weights = Path(experiment.init_from)
+    classes = read_classes(weights.parent) if weights.is_file() else None
+    return classes is not None and classes != list(experiment.inputs.train.classes)
 
 
 def _claim(experiment: Experiment, workdir: Path) -> None:

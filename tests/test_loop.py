@@ -1,0 +1,80 @@
+"""The loop, in this process: what it writes when, and what it leaves behind."""
+
+import os
+import pathlib
+
+import pytest
+
+from jaxcnn import convert
+from jaxcnn.errors import UserError
+from jaxcnn.training import loop
+from jaxcnn.training.build import build
+from jaxcnn.training.config import open_config, resolve
+from jaxcnn.training.loop import train_and_evaluate
+from jaxcnn.training.metrics import read_metrics
+from jaxcnn.training.workdir import CLASSES
+
+
+@pytest.fixture
+def experiment(data_dir):
+    """Builds a run of LeNet-5 over two epochs of two steps."""
+
+    def make(**settings):
+        small = {"train_split": "train[:128]", "eval__split": "test[:20]", "num_epochs": 2}
+        return build(resolve(open_config("lenet5", "digits", **small | settings)), data_dir)
+
+    return make
+
+
+def evaluated_steps(workdir: pathlib.Path) -> list[int]:
+    lines = read_metrics(workdir / "metrics.jsonl")
+    return [line["step"] for line in lines if line["split"] == "eval"]
+
+
+def test_epoch_is_saved_before_its_evaluation_which_a_resumed_run_makes_up_for(
+    experiment, tmp_path, monkeypatch
+):
+    def fail(*_):
+        raise UserError("no evaluation")
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="no evaluation"):
+        patch.setattr(loop, "evaluate", fail)
+        train_and_evaluate(experiment(), tmp_path)
+    assert (tmp_path / "checkpoints" / "2").is_dir()
+    assert evaluated_steps(tmp_path) == []
+    train_and_evaluate(experiment(), tmp_path)
+    assert evaluated_steps(tmp_path) == [2, 4]
+    before = (tmp_path / "metrics.jsonl").read_text()
+    train_and_evaluate(experiment(), tmp_path)  # a finished run
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
+def test_failed_run_closes_its_files(experiment, tmp_path):
+    with pytest.raises(UserError, match=r"NaN or infinite by step \d; lower config.learning_rate"):
+        train_and_evaluate(experiment(learning_rate=1e30, warmup_epochs=0.0), tmp_path)
+    links = [pathlib.Path("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
+    opened = [os.readlink(link) for link in links if link.is_symlink()]
+    assert not [name for name in opened if str(tmp_path) in name]
+
+
+def test_head_is_reinitialized_where_the_weights_are_of_other_classes(experiment, tmp_path, capsys):
+    run = experiment(num_epochs=1, learning_rate=0.0)
+    own = loop._initial_state(run, resuming=False)[0].variables
+    other = {"params": {k: {n: v + 1 for n, v in d.items()} for k, d in own["params"].items()}}
+    convert.save(tmp_path / "weights.safetensors", other)
+    init_from = str(tmp_path / "weights.safetensors")
+
+    def started(classes: str | None):
+        (tmp_path / CLASSES).unlink(missing_ok=True)
+        if classes is not None:
+            (tmp_path / CLASSES).write_text(classes)
+        return loop._initial_state(experiment(init_from=init_from), resuming=False)
+
+    for classes in (None, '["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]'):
+        state, reinitialized = started(classes)
+        assert reinitialized == []
+        assert (state.params["fc3"]["bias"] == other["params"]["fc3"]["bias"]).all()
+    state, reinitialized = started('["1", "0", "2", "3", "4", "5", "6", "7", "8", "9"]')
+    assert reinitialized == ["fc3"]
+    assert (state.params["fc3"]["bias"] == own["params"]["fc3"]["bias"]).all()
+    assert (state.params["fc2"]["bias"] == other["params"]["fc2"]["bias"]).all()

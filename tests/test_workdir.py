@@ -1,0 +1,136 @@
+"""Whose a workdir is, and what of it may be damaged."""
+
+import json
+import pathlib
+
+import pytest
+
+from jaxcnn.errors import UserError
+from jaxcnn.training.metrics import MetricsWriter, read_metrics
+from jaxcnn.training.plan import Plan
+from jaxcnn.training.workdir import claim_workdir, has_checkpoint, read_classes
+
+SETTINGS = {"model": "lenet5", "eval": {"crops": 1}, "log_every_steps": 10}
+
+
+@pytest.fixture
+def run(tmp_path) -> pathlib.Path:
+    """The workdir of a run that has saved a checkpoint."""
+    claim_workdir(tmp_path, SETTINGS, ["cat", "dog"])
+    (tmp_path / "checkpoints" / "22").mkdir(parents=True)
+    return tmp_path
+
+
+def test_new_workdir_gets_config_and_classes(tmp_path):
+    claim_workdir(tmp_path / "a" / "b", SETTINGS, ["cat", "dog"])
+    assert json.loads((tmp_path / "a" / "b" / "config.json").read_text()) == SETTINGS
+    assert read_classes(tmp_path / "a" / "b") == ["cat", "dog"]
+
+
+def test_same_run_may_resume_with_another_value_of_a_resumable_key(run):
+    assert has_checkpoint(run)
+    claim_workdir(
+        run, SETTINGS | {"log_every_steps": 5}, ["cat", "dog"], resumable={"log_every_steps"}
+    )
+    assert json.loads((run / "config.json").read_text())["log_every_steps"] == 5
+
+
+def test_different_config_is_refused_and_named(run):
+    with pytest.raises(UserError, match="config.eval.crops was 1 and is now 10"):
+        claim_workdir(run, SETTINGS | {"eval": {"crops": 10}}, ["cat", "dog"])
+    assert json.loads((run / "config.json").read_text()) == SETTINGS
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        (["dog", "cat"], "class 0 was 'cat' and is now 'dog'"),
+        (["cat", "dog", "emu"], "there were 2 and are now 3"),
+    ],
+)
+def test_other_classes_are_refused(run, classes, words):
+    with pytest.raises(UserError, match=words):
+        claim_workdir(run, SETTINGS, classes)
+
+
+def test_workdir_without_a_checkpoint_is_free(tmp_path):
+    (tmp_path / "config.json").write_bytes(b"\xff{")
+    claim_workdir(tmp_path, SETTINGS, ["cat"])
+    assert json.loads((tmp_path / "config.json").read_text()) == SETTINGS
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"{", "is not valid JSON"),
+        (b"[1]", "is not a config"),
+        (b"\xff\xfe\x00", "is not valid JSON"),
+        (None, "no config.json"),
+    ],
+)
+def test_damaged_config_json_is_named(run, content, words):
+    (run / "config.json").unlink()
+    if content is not None:
+        (run / "config.json").write_bytes(content)
+    with pytest.raises(UserError, match=f"config.json.*{words}|{words}"):
+        claim_workdir(run, SETTINGS, ["cat", "dog"])
+
+
+def test_damaged_classes_json_is_named(run):
+    (run / "classes.json").write_text("{}")
+    with pytest.raises(UserError, match=r"classes.json is not a list of class names"):
+        claim_workdir(run, SETTINGS, ["cat", "dog"])
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "tensorboard"])
+def test_file_in_place_of_a_folder_is_named(tmp_path, name):
+    (tmp_path / name).write_text("")
+    with pytest.raises(UserError, match=f"{name} is a file, but must be a folder"):
+        claim_workdir(tmp_path, SETTINGS, ["cat"])
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_processes_must_share_the_workdir(tmp_path):
+    with pytest.raises(UserError, match="not that of the main process"):
+        claim_workdir(tmp_path, SETTINGS, ["cat"], write=False)
+
+
+def test_lines_of_metrics_that_cannot_be_read_are_dropped_and_counted(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    whole = [{"step": s, "epoch": s, "split": "train", "loss": 0.5} for s in (1, 2, 3)]
+    lines = [json.dumps(line).encode() for line in whole]
+    damaged = [b"garbage", b"", b"[1]", b'{"loss": 1}', b"\xff\xfe", b'{"step": "x", "split": 1}']
+    path.write_bytes(b"\n".join([lines[0], *damaged, lines[1], lines[2], b'{"step": 4, "spl']))
+    reports = []
+    MetricsWriter(tmp_path, start_step=2, report=reports.append).close()
+    assert read_metrics(path) == whole[:2]
+    assert reports == [f"Dropped 6 line(s) of {path} that cannot be read."]
+
+
+def test_metrics_of_a_resumed_run_follow_its_checkpoint(tmp_path):
+    with_steps = MetricsWriter(tmp_path)
+    for step in (1, 2, 3):
+        with_steps.write(step, step, "train", loss=1.0)
+    with_steps.close()
+    resumed = MetricsWriter(tmp_path, start_step=2)
+    resumed.write(3, 3, "train", loss=2.0)
+    resumed.close()
+    losses = [(line["step"], line["loss"]) for line in read_metrics(tmp_path / "metrics.jsonl")]
+    assert losses == [(1, 1.0), (2, 1.0), (3, 2.0)]
+
+
+def test_plan_ends_with_an_evaluation_and_a_checkpoint():
+    plan = Plan(
+        steps_per_epoch=3,
+        num_epochs=5,
+        batch_size=8,
+        log_every_steps=2,
+        evaluate_every_epochs=2,
+        save_every_epochs=3,
+    )
+    steps = range(plan.num_steps + 1)
+    assert plan.num_steps == 15
+    assert [step for step in steps if plan.evaluates(step)] == [6, 12, 15]
+    assert [step for step in steps if plan.saves(step)] == [9, 15]
+    assert [step for step in steps[1:] if plan.logs(step)] == [2, 3, 4, 6, 8, 9, 10, 12, 14, 15]
+    assert plan.epoch(4) == pytest.approx(4 / 3)
