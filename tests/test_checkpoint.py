@@ -550,6 +550,13 @@ def test_hostile_pickles_raise_and_run_nothing(case, form, tmp_path):
             assert "was not read" in str(error.value) or "opcode" in str(error.value)
 
 
+@pytest.mark.parametrize("what", ["string encoded", "list made a dict"])
+def test_objects_larger_than_the_file_raise(what, tmp_path):
+    archive(tmp_path / "file", hostile("")[f"a {what} a thousand times"])
+    with pytest.raises(CheckpointError, match="its objects are larger than the file"):
+        convert.load_checkpoint(tmp_path / "file")
+
+
 def test_error_names_the_refused_function(tmp_path):
     archive(tmp_path / "file", pickle.dumps(Reduce(eval, ("1",)), 2))
     with pytest.raises(CheckpointError, match="asks for '__builtin__.eval'"):
@@ -682,6 +689,10 @@ def fuzz(count: int, seed: int, path) -> None:
     for writer in WRITERS.values():
         writer(state, path)
         originals.append(path.read_bytes())
+    for protocol in (2, 5):
+        values = state | {"best": np.float64(0.5), "m": np.arange(4.0), "s": np.array(["a"])}
+        torch.save(values, path, pickle_protocol=protocol)
+        originals.append(path.read_bytes())
     rng = random.Random(seed)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for case in range(count):
@@ -697,6 +708,7 @@ def fuzz(count: int, seed: int, path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # sums of damaged floats overflow
+@pytest.mark.filterwarnings("ignore:.*several dicts of tensors:UserWarning")
 @pytest.mark.parametrize("seed", range(2))
 def test_damaged_files_raise_checkpoint_error_only(seed, tmp_path):
     fuzz(500, seed, tmp_path / "file")
@@ -704,6 +716,7 @@ def test_damaged_files_raise_checkpoint_error_only(seed, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:.*several dicts of tensors:UserWarning")
 @pytest.mark.parametrize("seed", range(2, 6))
 def test_twenty_thousand_damaged_files_raise_checkpoint_error_only(seed, tmp_path):
     fuzz(5000, seed, tmp_path / "file")
