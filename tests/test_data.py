@@ -1,4 +1,4 @@
-"""Datasets of tfds and the stream of batches."""
+"""tfds datasets and the stream of batches."""
 
 import collections
 import itertools
@@ -11,7 +11,7 @@ from photos import Photos
 
 from jaxcnn.data import pipeline, records
 from jaxcnn.data.images import decode
-from jaxcnn.data.pipeline import EvalPreprocess, Skips, TrainPreprocess
+from jaxcnn.data.pipeline import BadImageLog, EvalPreprocess, TrainPreprocess
 from jaxcnn.data.prepared import _supervised_keys
 from jaxcnn.data.presets import PRESETS, preset
 from jaxcnn.data.source import Source, open_source
@@ -26,7 +26,7 @@ def digits(data_dir) -> Source:
 
 @pytest.fixture(scope="module")
 def photos(data_dir) -> str:
-    """A data_dir that holds photos; no code for them is registered where it is read."""
+    """A data_dir with photos, which are read without their builder's code."""
     Photos(data_dir=data_dir).download_and_prepare()
     return data_dir
 
@@ -34,7 +34,7 @@ def photos(data_dir) -> str:
 # --- sources
 
 
-def test_digits_are_scikit_learns_each_in_one_split(data_dir):
+def test_digits_equal_scikit_learns(data_dir):
     from sklearn.datasets import load_digits
 
     expected = load_digits()
@@ -51,7 +51,7 @@ def test_digits_are_scikit_learns_each_in_one_split(data_dir):
     )
 
 
-def test_records_are_those_of_tfds_in_its_order(photos):
+def test_records_equal_tfds_in_order(photos):
     source = open_source("photos", "validation", photos)
     reference = tfds.load(
         "photos",
@@ -64,11 +64,11 @@ def test_records_are_those_of_tfds_in_its_order(photos):
         assert label == int(example["label"])
 
 
-def test_a_part_of_a_split_is_that_part(photos):
+def test_part_of_a_split_has_its_examples(photos):
     whole, part = (open_source("photos", split, photos) for split in ("train", "train[25%:]"))
     assert part.num_examples == 15
     assert [part.read(n) for n in range(15)] == [whole.read(n) for n in range(5, 20)]
-    assert "record 5 of" in part.where(0)
+    assert "record 5 of" in part.describe(0)
     both = open_source("photos", "validation+train[:5]", photos)
     assert both.num_examples == 16
     assert both.read(15) == whole.read(4)
@@ -79,7 +79,7 @@ def test_the_evaluation_split_is_found(photos, data_dir):
     assert open_source("digits", None, data_dir).num_examples == 359
 
 
-def test_array_record_files_are_read_too(tmp_path):
+def test_array_record_files_load(tmp_path):
     for name, file_format in (("a", "array_record"), ("t", "tfrecord")):
         Photos(data_dir=tmp_path / name, file_format=file_format).download_and_prepare()
     sources = [open_source("photos", "train", str(tmp_path / name)) for name in "at"]
@@ -93,7 +93,7 @@ def shard(data_dir: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def test_a_truncated_file_is_named(tmp_path):
+def test_truncated_record_file_raises(tmp_path):
     path = shard(tmp_path)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match=f"{path.name} is damaged"):
@@ -102,12 +102,12 @@ def test_a_truncated_file_is_named(tmp_path):
 
 @pytest.fixture
 def offsets_cache(tmp_path, monkeypatch) -> pathlib.Path:
-    monkeypatch.setattr(records, "_WORTH_REMEMBERING", 20)
+    monkeypatch.setattr(records, "_WORTH_CACHING", 20)
     monkeypatch.setenv("JAXCNN_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "records"
 
 
-def test_where_records_begin_is_found_once(tmp_path, offsets_cache, monkeypatch):
+def test_record_offsets_are_cached(tmp_path, offsets_cache, monkeypatch):
     shard(tmp_path)
     first = open_source("photos", "train", str(tmp_path))
     assert len(list(offsets_cache.iterdir())) == 1
@@ -116,7 +116,7 @@ def test_where_records_begin_is_found_once(tmp_path, offsets_cache, monkeypatch)
     assert [second.read(n) for n in range(20)] == [first.read(n) for n in range(20)]
 
 
-def test_where_records_begin_is_found_anew_in_another_file(tmp_path, offsets_cache):
+def test_cached_offsets_of_a_changed_file_are_not_used(tmp_path, offsets_cache):
     path = shard(tmp_path)
     open_source("photos", "train", str(tmp_path))
     path.write_bytes(path.read_bytes()[:-100])
@@ -125,7 +125,7 @@ def test_where_records_begin_is_found_anew_in_another_file(tmp_path, offsets_cac
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x93NUMPY"])
-def test_what_was_kept_may_be_damaged(tmp_path, offsets_cache, damage):
+def test_damaged_offset_cache_is_replaced(tmp_path, offsets_cache, damage):
     shard(tmp_path)
     first = open_source("photos", "train", str(tmp_path))
     (kept,) = offsets_cache.iterdir()
@@ -134,39 +134,47 @@ def test_what_was_kept_may_be_damaged(tmp_path, offsets_cache, damage):
     assert kept.read_bytes() != damage
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(tmp_path, offsets_cache):
+def test_unwritable_offset_cache_is_ignored(tmp_path, offsets_cache):
     offsets_cache.parent.write_text("a file")
     shard(tmp_path)
     assert open_source("photos", "train", str(tmp_path)).num_examples == 20
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_missing_record_file_raises(tmp_path):
     path = shard(tmp_path)
     path.unlink()
     with pytest.raises(UserError, match=f"{path.name} is missing"):
         open_source("photos", "train", str(tmp_path))
 
 
-def test_a_file_of_another_length_is_named(tmp_path):
+def test_record_file_of_another_length_raises(tmp_path):
     path = shard(tmp_path)
     (other,) = tmp_path.rglob("*validation*")
     path.write_bytes(other.read_bytes())
-    with pytest.raises(UserError, match="11 examples where its description says 20"):
+    with pytest.raises(UserError, match="11 examples where the dataset.s description says 20"):
         open_source("photos", "train", str(tmp_path))
 
 
 @pytest.mark.parametrize(
     ("name", "split", "words"),
     [
-        ("digitz", "train", "no dataset 'digitz'; did you mean 'digits'"),
+        ("digitz", "train", "'digitz': tfds has no such dataset; did you mean 'digits'"),
+        ("qqqqqq", "train", "nearest of .* known names .*Images in files are folder:/path or csv:"),
+        ("digits", "train[:0%]", r"The split 'train\[:0%\]' of the dataset digits.* is empty"),
         ("digits", "trian", "no split 'trian'; it has train, test"),
         ("cifar10:9.9.9", "train", "cannot open"),
         ("imagenet2012", "train", "not prepared.*by hand.*':digits'"),
     ],
 )
-def test_what_cannot_be_opened_is_said(name, split, words, data_dir):
-    with pytest.raises(UserError, match=words):
+def test_invalid_dataset_or_split_raises(name, split, words, data_dir):
+    with pytest.raises(UserError, match=words) as error:
         open_source(name, split, data_dir)
+    assert len(str(error.value)) < 400
+
+
+def test_classes_are_the_names_of_the_label(photos, data_dir):
+    for source in (open_source("digits", "test", data_dir), open_source("photos", None, photos)):
+        assert source.classes == tuple(map(str, range(source.num_classes)))
 
 
 # --- the stream
@@ -204,13 +212,13 @@ def test_batches_are_uint8_images_and_int32_labels(digits):
 
 
 @pytest.mark.parametrize("policy", ["none", "rand_augment", "trivial_augment_wide"])
-def test_the_stream_is_a_function_of_the_seed_whatever_the_threads(digits, policy):
+def test_batches_depend_on_the_seed_not_the_threads(digits, policy):
     whole = train_stream(digits, policy=policy, threads=1)
     assert equal(whole, train_stream(digits, policy=policy, threads=5))
     assert not equal(whole, train_stream(digits, policy=policy, seed=4))
 
 
-def test_a_resumed_stream_goes_on_bit_for_bit(digits):
+def test_resumed_stream_is_bit_identical(digits):
     whole = train_stream(digits)
     for step in (1, 14, 15):  # 14 steps are an epoch
         assert equal(train_stream(digits, start_step=step), whole[step:])
@@ -219,8 +227,8 @@ def test_a_resumed_stream_goes_on_bit_for_bit(digits):
 
 @pytest.mark.parametrize("hosts", [2, 4])
 @pytest.mark.parametrize("start_step", [0, 5])
-def test_hosts_share_the_stream_of_one(digits, hosts, start_step):
-    """Also where one host went so far: no example of the epoch is lost or seen twice."""
+def test_hosts_together_have_the_stream_of_one_host(digits, hosts, start_step):
+    """Also after one host trained so far: no example of the epoch is lost or repeated."""
     parts = [
         train_stream(digits, process_index=i, process_count=hosts, start_step=start_step)
         for i in range(hosts)
@@ -233,7 +241,7 @@ def test_hosts_share_the_stream_of_one(digits, hosts, start_step):
 
 
 class Recording:
-    """A source that keeps the numbers that were read."""
+    """A source that records the numbers of the examples that were read."""
 
     def __init__(self, source: Source):
         self._source, self.read_numbers = source, []
@@ -247,7 +255,7 @@ class Recording:
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 4])
-def test_a_host_reads_its_own_part_only(digits, hosts):
+def test_host_reads_only_its_own_part(digits, hosts):
     sources = [Recording(digits) for _ in range(hosts)]
     for i, source in enumerate(sources):
         train_stream(source, process_index=i, process_count=hosts, num_steps=14)
@@ -256,20 +264,20 @@ def test_a_host_reads_its_own_part_only(digits, hosts):
     assert sorted(sum(numbers, [])) == sorted(pipeline.epoch_order(3, 0, 1438)[:1400])
 
 
-def test_a_resumed_stream_reads_nothing_that_it_skips(digits):
+def test_resumed_stream_does_not_read_skipped_steps(digits):
     source = Recording(digits)
     train_stream(source, start_step=10, num_steps=12)
     assert len(source.read_numbers) == 200
 
 
-def test_an_epoch_shows_no_example_twice_and_epochs_differ():
+def test_epoch_order_is_a_permutation_that_changes():
     orders = [pipeline.epoch_order(0, epoch, 1000) for epoch in (0, 1)]
     for order in orders:
         assert sorted(order) == list(range(1000))
     assert (orders[0] != orders[1]).any()
 
 
-def test_an_example_is_cropped_anew_every_epoch(digits):
+def test_crops_of_an_example_change_every_epoch(digits):
     class One:
         """The first example alone."""
 
@@ -308,7 +316,7 @@ def test_evaluation_shows_every_example_once(data_dir, batch_size, hosts):
     assert seen == collections.Counter(image.tobytes() for image in alone["image"])
 
 
-def test_photographs_go_through_imagenets_crops(photos):
+def test_photographs_use_imagenet_crops(photos):
     train, validation = (open_source("photos", split, photos) for split in ("train", "validation"))
     preprocess = TrainPreprocess(
         image_size=48, channels=3, crop="random_resized_crop", fit="resize", flip=True
@@ -326,7 +334,7 @@ def test_photographs_go_through_imagenets_crops(photos):
     assert all(batch["image"].std() > 1 for batch in batches)
 
 
-def test_ten_crops_have_an_axis_of_their_own(photos):
+def test_ten_crops_have_their_own_axis(photos):
     source = open_source("photos", "validation", photos)
     ten, one = (
         next(
@@ -345,7 +353,7 @@ def test_ten_crops_have_an_axis_of_their_own(photos):
     np.testing.assert_array_equal(ten[:, 9], one[:, :, ::-1])
 
 
-def test_colour_is_made_gray_and_gray_colour_if_asked(photos, digits):
+def test_channels_convert_between_gray_and_colour(photos, digits):
     source = open_source("photos", "validation", photos)
     (batch,) = pipeline.eval_batches(source, evaluation(source, channels=1), batch_size=11)
     assert batch["image"].shape == (11, 32, 32, 1)
@@ -357,7 +365,7 @@ def test_colour_is_made_gray_and_gray_colour_if_asked(photos, digits):
 
 
 class Damaged:
-    """The digits, some of which are no images."""
+    """The digits, with some damaged images."""
 
     def __init__(self, source: Source, bad: set[int]):
         self._source, self.bad = source, bad
@@ -368,11 +376,11 @@ class Damaged:
         encoded, label = self._source.read(number)
         return encoded[:20] if number in self.bad else encoded, label
 
-    def where(self, number: int) -> str:
+    def describe(self, number: int) -> str:
         return f"number {number}"
 
 
-def test_another_image_comes_in_place_of_a_bad_one(digits):
+def test_bad_image_is_replaced_in_training(digits):
     whole = train_stream(digits)
     order = pipeline.epoch_order(3, 0, digits.num_examples)
     bad = {int(order[5]), int(order[150]), int(order[151])}
@@ -387,7 +395,7 @@ def test_another_image_comes_in_place_of_a_bad_one(digits):
     assert equal(batches[7:], train_stream(damaged, start_step=7))
 
 
-def test_evaluation_passes_over_bad_images(data_dir):
+def test_evaluation_skips_bad_images(data_dir):
     source = open_source("digits", "test", data_dir)
     damaged = Damaged(source, {0, 17, 358})
     (batch,) = pipeline.eval_batches(damaged, evaluation(source), batch_size=400)
@@ -395,15 +403,15 @@ def test_evaluation_passes_over_bad_images(data_dir):
     assert not batch["image"][batch["mask"] == 0].any()
 
 
-def test_each_bad_image_is_told_of_once(digits):
-    told = []
+def test_each_bad_image_is_reported_once(digits):
+    reported = []
     damaged = Damaged(digits, {7})
-    train_stream(damaged, skips=Skips(damaged, told.append), num_steps=28)
-    (sentence,) = told
+    train_stream(damaged, bad_images=BadImageLog(damaged, reported.append), num_steps=28)
+    (sentence,) = reported
     assert sentence.startswith("Skipped number 7: ") and sentence.endswith(".")
 
 
-def test_where_all_are_bad_black_images_come_in_the_end(digits):
+def test_only_bad_images_give_black_images(digits):
     damaged = Damaged(digits, set(range(digits.num_examples)))
     (batch,) = train_stream(damaged, num_steps=1, batch_size=4)
     assert not batch["image"].any()
@@ -413,11 +421,11 @@ def test_where_all_are_bad_black_images_come_in_the_end(digits):
 # --- in the background
 
 
-def test_a_background_iterator_gives_the_same_items():
+def test_background_iterator_yields_the_same_items():
     assert list(pipeline.in_background(iter(range(100)), 2)) == list(range(100))
 
 
-def test_a_background_iterator_is_a_few_items_ahead():
+def test_background_iterator_is_a_few_items_ahead():
     taken = []
     enough = threading.Event()
 
@@ -430,12 +438,12 @@ def test_a_background_iterator_is_a_few_items_ahead():
 
     stream = pipeline.in_background(items(), 2)
     assert next(stream) == 0
-    assert enough.wait(10)  # one in use, two in the queue, one that finds no room
+    assert enough.wait(10)  # one in use, two in the queue, one that waits for room
     assert taken == [0, 1, 2, 3]
     stream.close()
 
 
-def test_an_error_in_the_background_comes_to_the_front():
+def test_background_error_is_raised_in_the_consumer():
     def items():
         yield 1
         raise UserError("Here.")
@@ -446,7 +454,7 @@ def test_an_error_in_the_background_comes_to_the_front():
         next(stream)
 
 
-def test_closing_ends_the_threads(digits):
+def test_close_ends_the_threads(digits):
     preprocess = TrainPreprocess(image_size=32, channels=1, crop="none", fit="resize")
     before = threading.active_count()
     stream = pipeline.in_background(
@@ -472,13 +480,13 @@ def test_every_preset_is_a_dataset_with_an_image_and_a_label(name, tmp_path):
     assert len(PRESETS[name].mean) == len(PRESETS[name].std) == channels
 
 
-def test_presets_of_the_digits_are_measured(digits):
+def test_digits_preset_matches_the_images(digits):
     images = [decode(digits.read(n)[0], 1) / 255 for n in range(digits.num_examples)]
     np.testing.assert_allclose(PRESETS["digits"].mean, np.mean(images), atol=2e-3)
     np.testing.assert_allclose(PRESETS["digits"].std, np.std(images), atol=2e-3)
 
 
-def test_a_dataset_without_a_preset_is_taken_for_photographs():
+def test_dataset_without_preset_is_treated_as_photographs():
     assert preset("oxford_flowers102").train_crop == "random_resized_crop"
     assert preset("folder:/cifar10").train_crop == "random_resized_crop"
     assert preset("cifar10:3.0.2") is PRESETS["cifar10"]

@@ -1,4 +1,4 @@
-"""Downloads, from a real server on this machine that cuts, lies and refuses."""
+"""Downloads from a local server that breaks connections, sends wrong data and refuses."""
 
 import fcntl
 import os
@@ -59,10 +59,10 @@ def names(folder) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-# --- what goes well
+# --- success
 
 
-def test_a_file_comes_once_and_nothing_else_is_left(server, cache):
+def test_file_is_downloaded_once_without_leftovers(server, cache):
     name = server.add(CONTENT)
     path = fetch(server, name)
     assert path == cache / name and path.read_bytes() == CONTENT
@@ -71,23 +71,23 @@ def test_a_file_comes_once_and_nothing_else_is_left(server, cache):
     assert server.requests[0]["user-agent"].startswith("jaxcnn/")
 
 
-def test_a_cached_file_needs_no_server_and_no_writable_cache(cache):
+def test_cached_file_needs_no_server_and_no_writable_cache(cache):
     cache.mkdir()
-    (cache / "weights-00000000.pth").write_bytes(b"verified when it came")
-    cache.chmod(0o500)  # root may write all the same, so see that nothing was written
+    (cache / "weights-00000000.pth").write_bytes(b"verified when downloaded")
+    cache.chmod(0o500)  # root can write nevertheless, so check that nothing was written
     before = cache.stat().st_mtime_ns
     path = download.download("http://127.0.0.1:1/weights-00000000.pth")
-    assert path.read_bytes() == b"verified when it came"
+    assert path.read_bytes() == b"verified when downloaded"
     assert names(cache) == [path.name] and cache.stat().st_mtime_ns == before
 
 
-def test_a_query_is_no_part_of_the_name(server, cache):
+def test_query_is_not_part_of_the_name(server, cache):
     name = server.add(CONTENT)
     server.files[f"{name}?x=1-2.y"] = CONTENT
     assert download.download(f"{server.url(name)}?x=1-2.y").name == name
 
 
-def test_a_file_without_content_length_comes_whole(server, cache):
+def test_file_without_content_length_is_complete(server, cache):
     server.answers.append(Answer(length=False))
     assert fetch(server, server.add(CONTENT)).read_bytes() == CONTENT
 
@@ -102,7 +102,7 @@ def test_a_file_without_content_length_comes_whole(server, cache):
         ({}, "/home/me/.cache/jaxcnn"),
     ],
 )
-def test_where_the_cache_is(environ, expected, monkeypatch):
+def test_cache_folder_follows_environment(environ, expected, monkeypatch):
     for key in ("JAXCNN_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(key, raising=False)
     for key, value in {"HOME": "/home/me", **environ}.items():
@@ -110,7 +110,7 @@ def test_where_the_cache_is(environ, expected, monkeypatch):
     assert cache_folder() == pathlib.Path(expected)
 
 
-def test_a_progress_bar_is_drawn_on_a_terminal_only(server, cache, monkeypatch, capsys):
+def test_progress_bar_is_shown_on_terminals_only(server, cache, monkeypatch, capsys):
     name = server.add(CONTENT)
     shutil.rmtree(fetch(server, name).parent)
     assert capsys.readouterr() == ("", "")
@@ -126,10 +126,10 @@ def test_a_progress_bar_is_drawn_on_a_terminal_only(server, cache, monkeypatch, 
     assert name.encode() in shown and b"100%" in shown and b"300k/300k" in shown
 
 
-# --- what is cut is continued
+# --- resuming
 
 
-def test_a_cut_connection_is_continued_within_a_call(server, cache):
+def test_broken_connection_resumes_within_a_call(server, cache):
     name = server.add(CONTENT)
     server.answers += [Answer(cut_after=100_000), Answer(cut_after=50_000)]
     assert fetch(server, name).read_bytes() == CONTENT
@@ -137,11 +137,11 @@ def test_a_cut_connection_is_continued_within_a_call(server, cache):
     assert sum(server.sent) == len(CONTENT) and names(cache) == [name]
 
 
-def test_retries_end_and_the_next_call_asks_for_the_missing_bytes_only(server, cache):
+def test_next_call_requests_only_missing_bytes_after_retries_end(server, cache):
     name = server.add(CONTENT)
     server.answers += [Answer(cut_after=100_000)] + [Answer(cut_after=0)] * 3
-    message = refused(server, name, "broke again and again")
-    assert "100,000 bytes are kept" in message and "call again" in message
+    message = refused(server, name, "broke repeatedly")
+    assert "100,000 bytes are kept" in message and "next call" in message
     assert names(cache) == [f"{name}.lock", f"{name}.part"]
     before = len(server.requests)
     assert before == 4
@@ -151,20 +151,20 @@ def test_retries_end_and_the_next_call_asks_for_the_missing_bytes_only(server, c
     assert server.sent[before:] == [200_000] and names(cache) == [name]
 
 
-def test_progress_renews_the_retries(server, cache):
+def test_progress_resets_the_retries(server, cache):
     server.answers += [Answer(cut_after=10_000)] * 20
     assert fetch(server, server.add(CONTENT)).read_bytes() == CONTENT
     assert len(server.requests) == 21
 
 
-def test_no_progress_without_ranges_ends(server, cache):
+def test_retries_end_without_progress_and_ranges(server, cache):
     name = server.add(CONTENT)
     server.answers += [Answer(cut_after=10_000, ranges=False)] * 50
-    refused(server, name, "broke again and again")
+    refused(server, name, "broke repeatedly")
     assert len(server.requests) == 4
 
 
-def test_a_server_that_falls_silent_counts_as_cut(server, cache, monkeypatch):
+def test_silent_server_counts_as_broken_connection(server, cache, monkeypatch):
     monkeypatch.setattr(download, "_TIMEOUT", 0.2)
     name, gate = server.add(CONTENT), threading.Event()
     server.answers.append(Answer(cut_after=100_000, gate=gate))
@@ -175,7 +175,7 @@ def test_a_server_that_falls_silent_counts_as_cut(server, cache, monkeypatch):
     assert server.ranges == [None, "bytes=100000-"]
 
 
-def test_trouble_of_the_server_amid_a_download_is_waited_out(server, cache):
+def test_temporary_server_error_is_retried(server, cache):
     name = server.add(CONTENT)
     server.answers += [Answer(cut_after=100_000), Answer(status=503)]
     assert fetch(server, name).read_bytes() == CONTENT
@@ -183,7 +183,7 @@ def test_trouble_of_the_server_amid_a_download_is_waited_out(server, cache):
 
 
 def leave_part(server, cache, content: bytes, size: int = 100_000) -> None:
-    """Leaves the begin of a file as a broken download does."""
+    """Leave the start of a file, as a broken download does."""
     name = server.add(content)
     server.answers += [Answer(cut_after=size)] + [Answer(status=404)]
     refused(server, name, "404")
@@ -200,7 +200,7 @@ def leave_part(server, cache, content: bytes, size: int = 100_000) -> None:
         (Answer(status=416), 2),
     ],
 )
-def test_a_server_that_does_not_continue_makes_it_begin_anew(answer, requests, server, cache):
+def test_server_without_resume_restarts_the_download(answer, requests, server, cache):
     leave_part(server, cache, CONTENT)
     name = server.add(CONTENT)
     server.answers.append(answer)
@@ -209,10 +209,10 @@ def test_a_server_that_does_not_continue_makes_it_begin_anew(answer, requests, s
 
 
 @pytest.mark.parametrize("heeds_if_range", [True, False])
-def test_a_part_of_another_version_is_not_continued(heeds_if_range, server, cache):
+def test_part_of_another_version_is_not_resumed(heeds_if_range, server, cache):
     leave_part(server, cache, CONTENT)
     name, new_name = server.add(CONTENT), server.add(OTHER)
-    # The old part now stands in the way of a file with another content.
+    # The old part now has the name of a file with another content.
     for suffix in (".part", ".lock"):
         (cache / f"{name}{suffix}").rename(cache / f"{new_name}{suffix}")
     server.etag = '"2"'
@@ -223,14 +223,14 @@ def test_a_part_of_another_version_is_not_continued(heeds_if_range, server, cach
 
 
 @pytest.mark.parametrize("etag", [None, 'W/"1"'])
-def test_without_a_strong_etag_the_hash_alone_vouches(etag, server, cache):
+def test_without_strong_etag_only_the_hash_is_checked(etag, server, cache):
     server.etag = etag
     leave_part(server, cache, CONTENT)
     assert fetch(server, server.add(CONTENT)).read_bytes() == CONTENT
     assert server.ranges == ["bytes=100000-"] and "if-range" not in server.requests[0]
 
 
-def test_a_part_that_is_whole_already_is_not_sent_again(server, cache):
+def test_complete_part_is_not_downloaded_again(server, cache):
     name = server.add(CONTENT)
     cache.mkdir()
     (cache / f"{name}.part").write_bytes(CONTENT)
@@ -238,10 +238,10 @@ def test_a_part_that_is_whole_already_is_not_sent_again(server, cache):
     assert server.sent == [0] and names(cache) == [name]
 
 
-# --- what goes wrong
+# --- errors
 
 
-def test_another_hash_is_said_and_nothing_is_left(server, cache):
+def test_wrong_hash_raises_and_leaves_no_file(server, cache):
     name = server.add(CONTENT)
     server.files[name] = OTHER
     with pytest.raises(CheckpointError, match="sha256"):
@@ -251,7 +251,7 @@ def test_another_hash_is_said_and_nothing_is_left(server, cache):
     assert names(cache) == []
 
 
-def test_a_wrong_part_is_found_out_and_the_next_call_begins_anew(server, cache):
+def test_wrong_part_is_detected_and_downloaded_again(server, cache):
     name = server.add(CONTENT)
     cache.mkdir()
     (cache / f"{name}.part").write_bytes(OTHER[:1000])
@@ -260,8 +260,10 @@ def test_a_wrong_part_is_found_out_and_the_next_call_begins_anew(server, cache):
     assert fetch(server, name).read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize(("status", "words"), [(404, "check that"), (403, "check that"), (500, "")])
-def test_a_refusal_is_said_with_its_status(status, words, server, cache):
+@pytest.mark.parametrize(
+    ("status", "words"), [(404, "check the address"), (403, "check the address"), (500, "")]
+)
+def test_http_error_raises_with_status(status, words, server, cache):
     name = server.add(CONTENT)
     server.answers.append(Answer(status=status))
     message = refused(server, name, f"HTTP status {status}")
@@ -269,7 +271,7 @@ def test_a_refusal_is_said_with_its_status(status, words, server, cache):
     assert len(server.requests) == 1 and names(cache) == []
 
 
-def test_a_refused_connection_is_said(cache):
+def test_refused_connection_raises(cache):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/weights-00000000.pth"
@@ -278,13 +280,13 @@ def test_a_refused_connection_is_said(cache):
     assert names(cache) == []
 
 
-def test_an_unknown_host_is_said(cache):
+def test_unknown_host_raises(cache):
     with pytest.raises(UserError, match="cannot be reached") as caught:
         download.download("http://nowhere.invalid/weights-00000000.pth")
     assert str(cache) in str(caught.value)
 
 
-def test_a_server_that_never_answers_is_said(cache, monkeypatch):
+def test_server_timeout_raises(cache, monkeypatch):
     monkeypatch.setattr(download, "_TIMEOUT", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/weights-00000000.pth"
@@ -304,19 +306,19 @@ def test_a_server_that_never_answers_is_said(cache, monkeypatch):
         "https://example.org/..\\weights-01234567.pth",
     ],
 )
-def test_an_url_that_could_not_be_verified_is_refused(url, cache):
+def test_url_without_hash_raises(url, cache):
     with pytest.raises(UserError, match="NAME-HEX"):
         download.download(url)
     assert not cache.exists()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:port", "[::1", "a..b"])
-def test_a_host_that_is_none_is_said(host, cache):
+def test_invalid_host_raises(host, cache):
     with pytest.raises(UserError, match="cannot be reached"):
         download.download(f"http://{host}/weights-01234567.pth")
 
 
-def test_too_little_space_is_said_before_anything_is_written(server, cache, monkeypatch):
+def test_too_little_disk_space_raises_before_writing(server, cache, monkeypatch):
     usage = shutil.disk_usage(cache.parent)._replace(free=len(CONTENT) - 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     message = refused(server, server.add(CONTENT), "needs 0.3 MB")
@@ -324,7 +326,7 @@ def test_too_little_space_is_said_before_anything_is_written(server, cache, monk
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
-def test_a_disk_that_fills_up_is_said(server, cache):
+def test_full_disk_raises(server, cache):
     name = server.add(CONTENT)
     cache.mkdir()
     (cache / f"{name}.part").symlink_to("/dev/full")
@@ -334,7 +336,7 @@ def test_a_disk_that_fills_up_is_said(server, cache):
     assert fetch(server, name).read_bytes() == CONTENT
 
 
-def test_a_write_that_stops_short_is_noticed_and_continued(server, cache):
+def test_short_write_raises_and_resumes(server, cache):
     name = server.add(CONTENT)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(CONTENT) - 1, limits[1]))
@@ -346,7 +348,7 @@ def test_a_write_that_stops_short_is_noticed_and_continued(server, cache):
     assert server.ranges == [None, "bytes=299999-"]
 
 
-def test_a_cache_that_cannot_be_written_is_said(server, cache):
+def test_unwritable_cache_raises(server, cache):
     cache.write_text("a file is in the way")
     assert str(cache) in refused(server, server.add(CONTENT), "choose another folder")
     assert server.requests == []
@@ -369,7 +371,7 @@ def start(url: str) -> subprocess.Popen[str]:
 def wait_for(condition) -> None:
     deadline = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.01)
 
 
@@ -390,7 +392,7 @@ def test_two_processes_download_once(server, cache):
     assert server.sent == [len(CONTENT)] and names(cache) == [name]
 
 
-def test_what_a_killed_process_began_is_continued(server, cache):
+def test_download_of_a_killed_process_is_resumed(server, cache):
     name, gate = server.add(CONTENT), threading.Event()
     part = cache / f"{name}.part"
     server.answers.append(Answer(cut_after=100_000, gate=gate))
@@ -405,7 +407,7 @@ def test_what_a_killed_process_began_is_continued(server, cache):
     assert names(cache) == [name]
 
 
-def test_many_at_once_download_once(server, cache):
+def test_concurrent_threads_download_once(server, cache):
     name = server.add(CONTENT)
     paths = []
     threads = [threading.Thread(target=lambda: paths.append(fetch(server, name))) for _ in range(8)]
@@ -417,7 +419,7 @@ def test_many_at_once_download_once(server, cache):
     assert server.sent == [len(CONTENT)] and names(cache) == [name]
 
 
-def test_a_lock_on_a_deleted_file_is_none(tmp_path, monkeypatch):
+def test_lock_on_deleted_file_does_not_count(tmp_path, monkeypatch):
     path, tries, entered = tmp_path / "lock", [], threading.Event()
     try_lock = download._try_lock
     monkeypatch.setattr(download, "_try_lock", lambda file: tries.append(0) or try_lock(file))

@@ -1,4 +1,4 @@
-"""Images in files of their own."""
+"""Datasets of images in files."""
 
 import csv
 import pathlib
@@ -19,7 +19,7 @@ from jaxcnn.errors import UserError
 
 
 def tree(root: pathlib.Path, files: dict[str, bytes]) -> str:
-    """Writes files; gives the root as config.dataset has it."""
+    """Write files and return the value of config.dataset for them."""
     for name, content in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,54 +50,86 @@ def labels(source: FileSplit) -> list[int]:
     return [source.read(number)[1] for number in range(source.num_examples)]
 
 
-def test_a_tree_is_torchvisions_image_folder(tmp_path):
+def test_folder_equals_torchvision_image_folder(tmp_path):
     source = open_source(tree(tmp_path, ANIMALS), "train")
     reference = torchvision.datasets.ImageFolder(tmp_path / "train")
     assert [(path, label) for path, label in reference.samples if "hidden" not in path] == [
-        (source.where(n), source.read(n)[1])
+        (source.describe(n), source.read(n)[1])
         for n in range(source.num_examples)
-        if not source.where(n).endswith(".gif")  # which torchvision passes over
+        if not source.describe(n).endswith(".gif")  # which torchvision ignores
     ]
     assert source.num_classes == 3 and source.channels == 3
     for n in range(source.num_examples):
         assert decode(source.read(n)[0], 3).shape[1:] == (30, 3)
 
 
-def test_a_class_keeps_its_index_where_a_split_lacks_it(tmp_path):
+def test_class_keeps_its_label_if_a_split_lacks_it(tmp_path):
     source = open_source(tree(tmp_path, ANIMALS), None)
     assert source.num_classes == 3
     assert labels(source) == [0, 2]
 
 
 @pytest.mark.parametrize("name", ["val", "validation", "valid", "test"])
-def test_the_evaluation_split_goes_by_several_names(tmp_path, name):
+def test_evaluation_split_has_several_names(tmp_path, name):
     files = {key.replace("val/", f"{name}/"): value for key, value in ANIMALS.items()}
     dataset = tree(tmp_path, files)
     for split in (None, "validation", name):
         assert open_source(dataset, split).num_examples == 2
 
 
-def test_classes_that_are_numbers_are_in_their_order(tmp_path):
-    files = {f"train/{n}/1.jpg": picture(1) for n in (10, 9, 100)}
+def test_numeric_classes_are_ordered_as_in_torchvision(tmp_path):
+    files = {f"train/{name}/1.jpg": picture(1) for name in ("10", "9", "100", "09")}
     source = open_source(tree(tmp_path, files), "train")
-    of_class = {pathlib.Path(source.where(n)).parent.name: source.read(n)[1] for n in range(3)}
-    assert of_class == {"9": 0, "10": 1, "100": 2}
+    reference = torchvision.datasets.ImageFolder(tmp_path / "train")
+    assert source.classes == tuple(reference.classes) == ("09", "10", "100", "9")
+    assert reference.samples == [(source.describe(n), source.read(n)[1]) for n in range(4)]
 
 
-def test_parts_of_a_split_are_disjoint_mixed_and_all_of_it(tmp_path):
+def test_csv_labels_are_strings(tmp_path):
+    (tmp_path / "train.csv").write_text("a.jpg,1\nb.jpg,01\nc.jpg,1\nd.jpg,10\n")
+    tree(tmp_path, {f"{name}.jpg": b"" for name in "abcd"})
+    source = open_source(f"csv:{tmp_path}", "train")
+    assert source.classes == ("01", "1", "10")
+    assert labels(source) == [1, 0, 1, 2]
+
+
+def test_csv_heading_is_a_missing_file_without_suffix(tmp_path):
+    dataset = f"csv:{tmp_path}"
+    tree(tmp_path, {"image": b"", "a.jpg": b"", "b.jpg_large": b""})
+    for first, count in (("path", 2), ("image", 3), ("missing.jpg", 3)):
+        (tmp_path / "train.csv").write_text(f"{first},label\na.jpg,x\nb.jpg_large,x\n")
+        assert open_source(dataset, "train").num_examples == count
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("first.tga,cat\na.jpg,dog\n", "Line 1 of .*train.csv: 'first.tga' does not exist"),
+        ("file,label\na.jpg,dog\nnone,cat\n", "Line 3 of .*train.csv: 'none' does not exist"),
+        ("a.jpg,do\0g\n", "Line 1 of .*train.csv contains a NUL byte"),
+        ("a.jpg,dog\na\0.jpg,dog\n", "Line 2 of .*train.csv contains a NUL byte"),
+    ],
+)
+def test_invalid_csv_line_raises(tmp_path, content, words):
+    (tmp_path / "train.csv").write_text(content)
+    with pytest.raises(UserError, match=words):
+        open_source(f"csv:{tmp_path}", "train")
+
+
+def test_parts_of_a_split_are_disjoint_mixed_and_complete(tmp_path):
     files = {f"train/{c}/{n}.jpg": b"" for c in "ab" for n in range(50)}
     dataset = tree(tmp_path, files)
     parts = [open_source(dataset, split) for split in ("train[:90%]", "train[90%:]")]
     assert [part.num_examples for part in parts] == [90, 10]
     assert set(labels(parts[1])) == {0, 1}
-    names = [part.where(n) for part in parts for n in range(part.num_examples)]
+    names = [part.describe(n) for part in parts for n in range(part.num_examples)]
     assert sorted(names) == sorted(str(tmp_path / name) for name in files)
     assert open_source(dataset, "train[:7]").num_examples == 7
     assert open_source(dataset, "train[-7:]").num_examples == 7
 
 
 @pytest.mark.parametrize("headings", [True, False])
-def test_a_table_of_files_and_labels(tmp_path, headings):
+def test_csv_dataset_loads(tmp_path, headings):
     tree(tmp_path, ANIMALS)
     for split, rows in {
         "train": [("train/cat/2.jpg", "a cat, sitting"), ("train/emu/1.bmp", "bird")],
@@ -110,7 +142,7 @@ def test_a_table_of_files_and_labels(tmp_path, headings):
     assert decode(val.read(0)[0], 3).shape == (27, 30, 3)
 
 
-def test_arrays_are_images_too(tmp_path):
+def test_array_files_load_as_images(tmp_path):
     colour = photo(1, 6, 5).copy()
     files = {
         "colour.npy": colour,
@@ -129,7 +161,7 @@ def test_arrays_are_images_too(tmp_path):
     source = open_source(f"folder:{tmp_path}", "train")
     assert source.num_examples == 9
     for number in range(9):
-        name = source.where(number)
+        name = source.describe(number)
         expected = colour
         if name.endswith("gray.npy"):
             expected = np.stack([colour[..., 0]] * 3, -1)
@@ -159,20 +191,20 @@ def test_time_series_become_a_dataset(tmp_path):
         ("a.pt", b""),
     ],
 )
-def test_a_damaged_array_is_a_bad_image(tmp_path, name, content):
+def test_damaged_array_is_a_bad_image(tmp_path, name, content):
     source = open_source(tree(tmp_path, {f"train/a/{name}": content}), "train")
     with pytest.raises(BadImageError):
         source.read(0)
 
 
-def test_a_file_that_has_gone_is_a_bad_image(tmp_path):
+def test_deleted_file_is_a_bad_image(tmp_path):
     source = open_source(tree(tmp_path, ANIMALS), "train")
     (tmp_path / "train/cat/2.jpg").unlink()
     with pytest.raises(BadImageError, match="No such file"):
         [source.read(n) for n in range(source.num_examples)]
 
 
-def test_nothing_that_a_tensors_file_says_is_run(tmp_path):
+def test_code_in_tensor_files_is_not_run(tmp_path):
     class Evil:
         def __reduce__(self):
             return (pathlib.Path.touch, (tmp_path / "touched",))
@@ -188,20 +220,25 @@ def test_nothing_that_a_tensors_file_says_is_run(tmp_path):
 @pytest.mark.parametrize(
     ("files", "split", "words"),
     [
-        ({}, "train", "is not there; give folder:/path"),
+        ({}, "train", "there is no folder .*; give folder:/path"),
         ({"train": b""}, "train", "cannot be read .*Not a directory"),
-        ({"train/a/1.jpg": b""}, "", "no split ''"),
-        ({"train/a/1.jpg": b""}, "train[%:]", "no split"),
-        ({"train/a/1.jpg": b""}, "../train", "no split"),
-        ({"train/a/1.jpg": b""}, "train[5:]", "no images"),
+        ({"train/a/1.jpg": b""}, "", "'' is not a valid split"),
+        ({"train/a/1.jpg": b""}, "train[%:]", "not a valid split"),
+        ({"train/a/1.jpg": b""}, "../train", "not a valid split"),
+        (
+            {"train/a/1.jpg": b""},
+            "train[5:]",
+            r"'train\[5:\]' of .* is empty; 'train' has 1 images",
+        ),
+        ({"train/a/1.jpg": b""}, "train[:0%]", "is empty"),
         ({"val/a/1.jpg": b""}, "train", "has no train; "),
         ({"train/a/1.jpg": b""}, None, "none of val, validation, valid, test"),
         ({"train/a/1.jpg": b""}, "trian", "has no trian; did you mean 'train'"),
-        ({"train/a/1.txt": b""}, "train", "no images in 'train'"),
+        ({"train/a/1.txt": b""}, "train", "train has no images; .* end in .jpg"),
         ({"train/a/1.jpg": b"", "val/b/1.jpg": b""}, None, "the class 'b', which train lacks"),
     ],
 )
-def test_a_wrong_tree_is_told_in_a_sentence(tmp_path, files, split, words):
+def test_invalid_tree_raises(tmp_path, files, split, words):
     dataset = tree(tmp_path / "data", files)
     with pytest.raises(UserError, match=words):
         open_source(dataset, split)
@@ -211,13 +248,13 @@ def test_a_wrong_tree_is_told_in_a_sentence(tmp_path, files, split, words):
     ("content", "words"),
     [("é.jpg,1\n".encode("latin-1"), "UTF-8"), (b"1.jpg," + b"1" * 200_000, "field larger")],
 )
-def test_a_table_that_cannot_be_read_is_told(tmp_path, content, words):
+def test_unreadable_csv_raises(tmp_path, content, words):
     (tmp_path / "train.csv").write_bytes(content)
     with pytest.raises(UserError, match=words):
         open_source(f"csv:{tmp_path}", "train")
 
 
-def test_what_is_not_there_does_not_change_the_classes(tmp_path):
+def test_missing_files_count_for_the_classes(tmp_path):
     (tmp_path / "train.csv").write_text("file,label\nmissing.png,7\n2.png,10\n3.png,9\n")
     source = open_source(f"csv:{tmp_path}", "train")
     assert (source.num_examples, source.num_classes) == (3, 3)
@@ -225,7 +262,7 @@ def test_what_is_not_there_does_not_change_the_classes(tmp_path):
     assert open_source(f"csv:{tmp_path}", "train").num_examples == 2
 
 
-def test_links_in_a_circle_and_to_nowhere_and_hidden_folders(tmp_path):
+def test_circular_links_broken_links_and_hidden_folders_are_ignored(tmp_path):
     dataset = tree(tmp_path, ANIMALS | {"train/.checkpoints/1.jpg": b""})
     (tmp_path / "train" / "cat" / "again").symlink_to(tmp_path / "train" / "cat")
     (tmp_path / "train" / "cat" / "gone.npy").symlink_to(tmp_path / "nowhere")
@@ -234,25 +271,25 @@ def test_links_in_a_circle_and_to_nowhere_and_hidden_folders(tmp_path):
 
 
 @pytest.mark.parametrize("dataset", ["/data/images", "./images", "~/images", "folders:/data"])
-def test_a_path_alone_is_told_its_notation(dataset):
+def test_path_without_kind_raises(dataset):
     with pytest.raises(UserError, match="folder:/path or csv:/path"):
         open_source(dataset, "train")
 
 
-def test_datasets_of_the_same_files_have_the_same_digest(tmp_path):
+def test_equal_files_have_equal_digests(tmp_path):
     sources = []
     for name, files in (("a", ANIMALS), ("b", ANIMALS), ("c", ANIMALS | {"train/cat/3.jpg": b""})):
         sources.append(open_source(tree(tmp_path / name, files), "train"))
     assert sources[0].digest == sources[1].digest != sources[2].digest
 
 
-def test_a_table_of_three_columns_is_told_with_its_line(tmp_path):
+def test_csv_with_three_columns_raises_with_line(tmp_path):
     (tmp_path / "train.csv").write_text("a.jpg,1\n\na.jpg,2,3\n")
     with pytest.raises(UserError, match=r"Line 3 of .*train.csv has 3 columns"):
         open_source(f"csv:{tmp_path}", "train")
 
 
-def test_files_need_no_tensorflow(tmp_path):
+def test_file_datasets_need_no_tensorflow(tmp_path):
     dataset = tree(tmp_path, ANIMALS)
     code = (
         "import sys\n"

@@ -40,7 +40,7 @@ def generators(count: int):
     gray=st.booleans(),
     channels=st.sampled_from([1, 3]),
 )
-def test_jpegs_are_pillows_to_the_last_bit(size, quality, subsampling, progressive, gray, channels):
+def test_jpegs_equal_pillows_bit_for_bit(size, quality, subsampling, progressive, gray, channels):
     buffer = io.BytesIO()
     kwargs = {} if gray else {"subsampling": subsampling}
     Image.fromarray(photo(3, *size, gray=gray)).save(
@@ -76,18 +76,18 @@ PICTURES = {
 
 @pytest.mark.parametrize("name", PICTURES)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_picture_is_what_torchvisions_loader_gives(name, channels):
+def test_decoded_formats_equal_torchvision_loader(name, channels):
     ours = images.decode(PICTURES[name], channels)
     reference = np.asarray(as_pillow(PICTURES[name], channels))
     np.testing.assert_array_equal(ours, reference.reshape(ours.shape))
 
 
-def test_cmyk_is_near_the_colours_it_was_made_of():
+def test_cmyk_colours_are_close_to_the_original():
     ours = images.decode(PICTURES["cmyk jpeg"], 3).astype(int)
     assert np.abs(ours - photo(3, 61, 83)).mean() < 5
 
 
-def test_the_first_frame_of_a_gif_is_its_picture():
+def test_gif_decodes_to_its_first_frame():
     ours = images.decode(PICTURES["gif"], 3).astype(int)
     assert np.abs(ours - photo(1, 20, 30)).mean() < 20 < np.abs(ours - photo(2, 20, 30)).mean()
 
@@ -98,7 +98,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("colors", [0, 2])
-def test_sixteen_bits_keep_their_upper_eight(colors):
+def test_sixteen_bit_images_keep_the_upper_eight(colors):
     values = np.linspace(0, 65535, 6 * 8 * (3 if colors else 1)).astype(">u2").reshape(6, 8, -1)
     rows = b"".join(b"\0" + row.tobytes() for row in values)
     header = struct.pack(">IIBBBBB", 8, 6, 16, colors, 0, 0, 0)
@@ -121,7 +121,7 @@ def test_sixteen_bits_keep_their_upper_eight(colors):
         b"\xff\xd8\xff" + bytes(100),
     ],
 )
-def test_what_is_no_whole_image_is_refused(encoded):
+def test_invalid_or_truncated_image_raises(encoded):
     with pytest.raises(BadImageError, match=r"\w"):
         images.decode(encoded, 3)
 
@@ -134,7 +134,7 @@ def test_what_is_no_whole_image_is_refused(encoded):
     st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=8),
     st.floats(0, 1),
 )
-def test_damaged_files_are_images_or_refused(encoded, changes, length):
+def test_damaged_files_decode_or_raise_bad_image(encoded, changes, length):
     damaged = bytearray(encoded)
     for place, value in changes:
         damaged[int(place * len(damaged))] = value
@@ -152,7 +152,7 @@ def header_of_a_jpeg_of(height: int, width: int) -> bytes:
     return bytes(encoded)
 
 
-def test_an_image_that_would_fill_the_memory_is_refused_before_it_does():
+def test_huge_image_raises_before_it_is_decoded():
     with pytest.raises(BadImageError, match="decompression bomb"):
         images.decode(header_of_a_jpeg_of(65500, 65500), 3)
     thin = np.zeros((1, 20_000, 3), np.uint8)
@@ -160,7 +160,7 @@ def test_an_image_that_would_fill_the_memory_is_refused_before_it_does():
         transforms.resize_shorter(thin, 256)
 
 
-def test_floating_pictures_are_of_0_to_1():
+def test_floating_images_must_be_in_0_to_1():
     values = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
     encoded = image_file(Image.fromarray(values), "TIFF")
     np.testing.assert_array_equal(images.decode(encoded, 1)[..., 0], np.round(values * 255))
@@ -168,18 +168,18 @@ def test_floating_pictures_are_of_0_to_1():
         images.decode(image_file(Image.fromarray(255 * values), "TIFF"), 1)
 
 
-def test_integers_of_more_than_sixteen_bits_are_refused():
+def test_integers_above_sixteen_bits_raise():
     values = np.arange(12, dtype=np.int32).reshape(3, 4) * 40_000
     with pytest.raises(BadImageError, match="65535"):
         images.decode(image_file(Image.fromarray(values), "TIFF"), 1)
 
 
-def test_formats_that_other_programs_would_read_are_refused():
-    with pytest.raises(BadImageError, match="it is no image"):
+def test_formats_that_run_other_programs_raise():
+    with pytest.raises(BadImageError, match="it is not an image"):
         images.decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", 3)
 
 
-def test_arrays_are_images():
+def test_arrays_convert_to_images():
     colour = photo(3, 5, 7)
     np.testing.assert_array_equal(images.from_array(colour, 3), colour)
     np.testing.assert_array_equal(images.from_array(colour / np.float32(255), 3), colour)
@@ -199,7 +199,7 @@ def test_arrays_are_images():
         np.zeros((2, 3), np.int64),
     ],
 )
-def test_what_is_no_array_of_an_image_is_refused(array):
+def test_invalid_arrays_raise(array):
     with pytest.raises(BadImageError):
         images.from_array(array, 3)
 
@@ -222,7 +222,7 @@ SIZES = [(375, 500), (501, 333), (97, 131), (600, 221), (1201, 899)]
 
 
 @pytest.mark.parametrize(("resize_size", "size", "interpolation"), sorted(WANTED))
-def test_the_evaluation_image_of_every_published_preset_is_torchvisions(
+def test_evaluation_image_of_every_published_preset_equals_torchvision(
     resize_size, size, interpolation
 ):
     """Equal in every value, more than is asked for: both are Pillow's."""
@@ -250,10 +250,10 @@ def test_the_evaluation_image_of_every_published_preset_is_torchvisions(
     st.sampled_from(["bilinear", "bicubic"]),
     st.sampled_from([1, 3]),
 )
-def test_the_evaluation_crop_is_torchvisions_at_any_size(
+def test_evaluation_crop_equals_torchvision_at_any_size(
     height, width, resize_size, size, interpolation, channels
 ):
-    """Upscaled and downscaled, also where the crop is larger than what it is cut from."""
+    """Also for upscaled images, and crops that are larger than the image."""
     image = photo(5, height, width, gray=channels == 1)
     ours = transforms.resize_shorter(
         image.reshape(height, width, channels), resize_size, interpolation
@@ -264,7 +264,7 @@ def test_the_evaluation_crop_is_torchvisions_at_any_size(
 
 
 @pytest.mark.parametrize("shape", [(40, 50), (51, 41), (24, 24)])
-def test_ten_crops_are_torchvisions(shape):
+def test_ten_crops_equal_torchvision(shape):
     image = photo(5, *shape)
     reference = torchvision.transforms.TenCrop(24)(Image.fromarray(image))
     np.testing.assert_array_equal(
@@ -281,7 +281,7 @@ def boxes(height: int, width: int, count: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [(375, 500), (500, 333), (100, 900), (40, 41)])
-def test_crop_boxes_have_torchvisions_distribution(size):
+def test_crop_boxes_have_torchvision_distribution(size):
     torch.manual_seed(0)
     image = torch.empty(3, *size)
     get_params = torchvision.transforms.RandomResizedCrop.get_params
@@ -305,11 +305,11 @@ def test_crop_boxes_have_torchvisions_distribution(size):
         assert result.pvalue > 1e-4, name
 
 
-def test_an_image_that_no_box_fits_gets_the_central_one():
+def test_image_without_fitting_box_gets_the_central_one():
     theirs = torchvision.transforms.RandomResizedCrop.get_params(
         torch.empty(3, 10, 1000), (0.9, 1), (3 / 4, 4 / 3)
     )
-    # A part of at least 0.08 of 10x10000 pixels is never as square as 4/3.
+    # At least 0.08 of the area of 10x10000 pixels never has an aspect ratio below 4/3.
     (ours,) = boxes(10, 10000, 1)
     assert ours.tolist() == [0, 4993, 10, 13]
     assert theirs[2:] == (10, 13)
@@ -319,13 +319,13 @@ def noise(seed: int, height: int, width: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-# Where bicubic weights overshoot 0 or 255, as in noise, it matters which axis comes first.
+# If bicubic weights overshoot 0 or 255, as in noise, the order of the axes matters.
 @pytest.mark.parametrize(
     ("picture", "interpolation", "levels"),
     [(photo, "bilinear", 1), (noise, "bilinear", 1), (photo, "bicubic", 2), (noise, "bicubic", 20)],
 )
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_fast_resize_is_nearly_pillows(picture, interpolation, levels, channels):
+def test_fast_resize_is_close_to_pillows(picture, interpolation, levels, channels):
     sizes = np.random.default_rng(0).integers(5, 500, (40, 2))
     equal = []
     for height, width in sizes:
@@ -337,7 +337,7 @@ def test_the_fast_resize_is_nearly_pillows(picture, interpolation, levels, chann
     assert np.mean(equal) > 0.8
 
 
-def test_a_random_resized_crop_is_that_of_its_box():
+def test_random_resized_crop_uses_its_box():
     image = photo(1, 120, 160)
     for rng, same in zip(generators(5), generators(5), strict=True):
         top, left, height, width = transforms.random_resized_crop_box(120, 160, same)
@@ -348,7 +348,7 @@ def test_a_random_resized_crop_is_that_of_its_box():
         assert np.abs(ours - expected).max() <= 1
 
 
-def test_pad_and_crop_shows_every_window_of_the_padded_image():
+def test_pad_and_crop_reaches_every_window():
     image = np.arange(1, 10, dtype=np.uint8).reshape(3, 3, 1)
     padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
     windows = {padded[i : i + 3, j : j + 3].tobytes() for i in range(5) for j in range(5)}
@@ -357,7 +357,7 @@ def test_pad_and_crop_shows_every_window_of_the_padded_image():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_half_the_images_are_mirrored(channels):
+def test_half_of_the_images_are_mirrored(channels):
     image = np.arange(6 * channels, dtype=np.uint8).reshape(2, 3, channels)
     drawn = [transforms.random_flip(image, rng) for rng in generators(400)]
     mirrored = [(array == image[:, ::-1]).all() for array in drawn]
@@ -365,7 +365,7 @@ def test_half_the_images_are_mirrored(channels):
     assert 150 < sum(mirrored) < 250
 
 
-def test_fitting_pads_or_resizes():
+def test_fit_pads_or_resizes():
     image = np.ones((28, 28, 1), np.uint8)
     padded = transforms.fit(image, 32, "pad")
     assert padded.shape == (32, 32, 1) and padded.sum() == 28 * 28

@@ -1,4 +1,4 @@
-"""A run begins with other weights: whose, and what stays as it is."""
+"""Weights replace a model's initial variables, except for a head of another size."""
 
 import jax
 import jax.numpy as jnp
@@ -6,68 +6,82 @@ import numpy as np
 import pytest
 
 from jaxcnn import convert, models
+from jaxcnn.convert import initialize_from
 from jaxcnn.errors import UserError
-from jaxcnn.training.initial import initialized_from
-from jaxcnn.training.optimizer import sgd
-from jaxcnn.training.step import init_state
 
 
-def state_of(model, *, seed: int = 0, channels: int = 3, size: int = 32):
-    return init_state(model, sgd(0.1, momentum=0.9), (1, size, size, channels), seed=seed)
+def random_variables(model, *, seed: int = 0, channels: int = 3, size: int = 32):
+    images = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), shapes)
 
 
 @pytest.fixture
 def weights(tmp_path):
-    """A file of a LeNet-5 of ten classes, and its parameters."""
-    params = state_of(models.lenet5(), seed=1).params
+    """A file with the weights of a LeNet-5 with ten classes, and its parameters."""
+    variables = random_variables(models.lenet5(), seed=1)
     path = tmp_path / "lenet5.safetensors"
-    convert.save_torch(path, {"params": params})
-    return str(path), params
+    convert.save_torch(path, variables)
+    return str(path), variables["params"]
 
 
-def test_all_parameters_are_the_files(weights):
+def test_all_parameters_come_from_the_file(weights):
     path, params = weights
     model = models.lenet5()
-    state, other_heads = initialized_from(state_of(model), model, "lenet5", path)
-    jax.tree.map(np.testing.assert_array_equal, state.params, params)
-    assert other_heads == []
-    assert state.step == 0
+    variables, reinitialized = initialize_from(random_variables(model), model, "lenet5", path)
+    jax.tree.map(np.testing.assert_array_equal, variables, {"params": params})
+    assert reinitialized == []
 
 
-def test_a_head_of_another_number_of_classes_stays_as_it_is(weights):
+def test_head_of_another_size_keeps_its_initial_values(weights):
     path, params = weights
     model = models.lenet5(num_classes=3)
-    own = state_of(model)
-    state, other_heads = initialized_from(own, model, "lenet5", path)
-    assert other_heads == ["fc3"]
-    for layer, leaves in state.params.items():
-        source = own.params if layer == "fc3" else params
+    own = random_variables(model)
+    variables, reinitialized = initialize_from(own, model, "lenet5", path)
+    assert reinitialized == ["fc3"]
+    for layer, leaves in variables["params"].items():
+        source = own["params"] if layer == "fc3" else params
         jax.tree.map(np.testing.assert_array_equal, leaves, source[layer])
 
 
-def test_statistics_come_too_and_half_precision_becomes_the_parameters(tmp_path):
+def test_statistics_are_loaded_and_dtypes_kept(tmp_path):
     model = models.resnet18(num_classes=3)
-    own = state_of(model)
-    shifted = jax.tree.map(lambda leaf: jnp.float16(leaf + 1), own.variables)
+    own = random_variables(model)
+    shifted = jax.tree.map(lambda leaf: np.float16(leaf + 1), own)
     convert.save(tmp_path / "half.safetensors", shifted)
     path = str(tmp_path / "half.safetensors")
-    state, _ = initialized_from(own, model, "resnet18", path)
-    for ours, theirs in zip(
-        jax.tree.leaves(state.variables), jax.tree.leaves(shifted), strict=True
-    ):
+    variables, _ = initialize_from(own, model, "resnet18", path)
+    assert variables["batch_stats"]
+    for ours, theirs in zip(jax.tree.leaves(variables), jax.tree.leaves(shifted), strict=True):
         assert ours.dtype == jnp.float32
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_auxiliary_heads_are_dropped_for_a_model_without_them(tmp_path):
+    path = tmp_path / "googlenet.safetensors"
+    arguments = {"num_classes": 5, "transform_input": False}
+    with_heads = models.googlenet(aux_logits=True, **arguments)
+    weights = random_variables(with_heads, seed=1, size=224)
+    convert.save_torch(path, weights)
+    model = models.googlenet(aux_logits=False, **arguments)
+    variables, reinitialized = initialize_from(
+        random_variables(model, size=224), model, "googlenet", path
+    )
+    assert reinitialized == [] and "aux1" in weights["params"]
+    assert "aux1" not in variables["params"]
+    loaded, _ = convert.load_pretrained("googlenet", path, aux_logits=False)
+    assert loaded == models.googlenet(aux_logits=False, num_classes=5)
+
+
 @pytest.mark.parametrize("shape", [{"channels": 1}, {"size": 64}])
-def test_weights_for_other_images_are_refused(weights, shape):
+def test_weights_for_other_images_raise(weights, shape):
     model = models.lenet5()
     with pytest.raises(UserError, match=r"safetensors has params/.* where this network has"):
-        initialized_from(state_of(model, **shape), model, "lenet5", weights[0])
+        initialize_from(random_variables(model, **shape), model, "lenet5", weights[0])
 
 
-def test_weights_of_another_network_are_refused(weights):
+def test_weights_of_another_network_raise(weights):
     model = models.resnet18()
-    state = state_of(models.lenet5())
-    with pytest.raises(UserError, match="not one of this ResNet"):
-        initialized_from(state, model, "resnet18", weights[0])
+    with pytest.raises(UserError, match="does not fit this ResNet"):
+        initialize_from(random_variables(models.lenet5()), model, "resnet18", weights[0])

@@ -1,4 +1,4 @@
-"""Networks with weights from the web, from files and from the Hugging Face Hub."""
+"""Networks with downloaded weights, and those of files and of the Hugging Face Hub."""
 
 import dataclasses
 import io
@@ -23,7 +23,7 @@ from jaxcnn.models.published import PUBLISHED, PublishedWeights
 
 @pytest.fixture(scope="module")
 def resnet() -> torch.nn.Module:
-    """A network whose statistics are not those that it begins with."""
+    """A network whose statistics are not the initial ones."""
     torch.manual_seed(0)
     module = torchvision.models.resnet18()
     with torch.no_grad():
@@ -33,7 +33,7 @@ def resnet() -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def path(resnet, tmp_path_factory):
-    """A file of it with ten classes."""
+    """A file with its weights and ten classes."""
     state = resnet.state_dict()
     state |= {f"fc.{leaf}": state[f"fc.{leaf}"][:10].clone() for leaf in ("weight", "bias")}
     path = tmp_path_factory.mktemp("pretrained") / "ten.pth"
@@ -51,7 +51,7 @@ def server(tmp_path, monkeypatch):
 
 
 def publish(server, monkeypatch, state: dict[str, torch.Tensor], name: str) -> None:
-    """Puts these weights on the server in place of those that torchvision has for the network."""
+    """Serve these weights instead of torchvision's weights for the network."""
     file = io.BytesIO()
     torch.save(state, file)
     served = server.add(file.getvalue(), name)
@@ -67,10 +67,10 @@ def zeros(model, channels: int) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(array) for name, array in convert.to_torch(variables).items()}
 
 
-# --- what torchvision has published
+# --- the table of published weights
 
 
-def test_the_table_is_torchvisions():
+def test_published_table_equals_torchvisions():
     architectures = sorted({weights.model for weights in PUBLISHED})
     ours, theirs = [], []
     for architecture in architectures:
@@ -118,13 +118,13 @@ def test_the_table_is_torchvisions():
     assert sorted(ours, key=str) == sorted(theirs, key=str)
 
 
-def test_the_table_has_all_that_torchvision_has_for_our_networks():
+def test_published_table_covers_all_torchvision_models():
     published = {weights.model for weights in PUBLISHED}
     theirs = set(torchvision.models.list_models(torchvision.models))
     assert set(models.list_models()) & theirs <= published
 
 
-def test_the_list_is_of_our_networks_with_the_default_first():
+def test_pretrained_weights_lists_the_default_first():
     assert {weights.model for weights in pretrained_weights()} <= set(models.list_models())
     for name in models.list_models():
         weights = pretrained_weights(name)
@@ -137,7 +137,7 @@ def test_the_list_is_of_our_networks_with_the_default_first():
 
 
 @pytest.mark.parametrize("name", ["resnet50", "wide_resnet50_2", "resnext101_64x4d"])
-def test_weights_go_by_torchvisions_names(name):
+def test_torchvision_weight_names_are_accepted(name):
     enum = torchvision.models.get_model_weights(name)
     for weights in enum:
         for spelling in (weights.name, str(weights)):
@@ -149,9 +149,7 @@ def test_weights_go_by_torchvisions_names(name):
 # --- published weights
 
 
-def test_published_weights_are_downloaded_once_and_give_torchvisions_logits(
-    resnet, server, monkeypatch
-):
+def test_published_weights_download_once_and_match_torchvision_logits(resnet, server, monkeypatch):
     publish(server, monkeypatch, resnet.state_dict(), "resnet18")
     enum = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
     for weights in ("DEFAULT", "IMAGENET1K_V1", "ResNet18_Weights.IMAGENET1K_V1", enum):
@@ -165,9 +163,7 @@ def test_published_weights_are_downloaded_once_and_give_torchvisions_logits(
     assert len(server.requests) == 1
 
 
-def test_arguments_go_to_the_model_and_wrong_ones_are_refused_before_a_download(
-    resnet, server, monkeypatch
-):
+def test_invalid_model_argument_raises_before_download(resnet, server, monkeypatch):
     publish(server, monkeypatch, resnet.state_dict(), "resnet18")
     with pytest.raises(UserError, match="takes no argument 'widht'"):
         load_pretrained("resnet18", widht=2)
@@ -179,7 +175,7 @@ def test_arguments_go_to_the_model_and_wrong_ones_are_refused_before_a_download(
     assert logits.dtype == jnp.bfloat16
 
 
-def test_another_number_of_classes_is_refused(resnet, server, monkeypatch):
+def test_wrong_num_classes_raises(resnet, server, monkeypatch):
     publish(server, monkeypatch, resnet.state_dict(), "resnet18")
     with pytest.raises(UserError, match=r"1000 classes .*num_classes is 10; .*skip=\('fc',\)"):
         load_pretrained("resnet18", num_classes=10)
@@ -193,7 +189,7 @@ class Toy(models.LeNet5):
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
-def test_networks_from_tensorflow_have_their_arguments(name, server, monkeypatch, tmp_path):
+def test_tensorflow_networks_get_their_default_arguments(name, server, monkeypatch, tmp_path):
     monkeypatch.setattr(pretrained, "create_model", lambda name, **kwargs: Toy(**kwargs))
     monkeypatch.setattr(pretrained, "builder_arguments", lambda name: {})
     state = zeros(Toy(num_classes=1000), channels=3)
@@ -203,7 +199,7 @@ def test_networks_from_tensorflow_have_their_arguments(name, server, monkeypatch
     model, _ = load_pretrained(name, transform_input=False)
     assert not model.transform_input and model.aux_logits
 
-    # Without the auxiliary heads their values are left out.
+    # Without the auxiliary heads their weights are dropped.
     head = "aux1.fc" if name == "googlenet" else "AuxLogits.fc"
     publish(server, monkeypatch, state | {f"{head}.weight": torch.zeros(1000, 7)}, name)
     with pytest.raises(UserError, match=f"unexpected {head}"):
@@ -211,7 +207,7 @@ def test_networks_from_tensorflow_have_their_arguments(name, server, monkeypatch
     model, _ = load_pretrained(name, aux_logits=False)
     assert not model.aux_logits
 
-    # They are arguments of the published weights only.
+    # These are arguments for the published weights only.
     torch.save(state, tmp_path / "own.pth")
     model, _ = load_pretrained(name, tmp_path / "own.pth")
     assert not model.transform_input and not model.aux_logits
@@ -229,7 +225,7 @@ def test_networks_from_tensorflow_have_their_arguments(name, server, monkeypatch
         ("resnet18", "folder/nowhere", "nowhere cannot be opened"),
     ],
 )
-def test_weights_that_are_not_there_are_said(name, weights, words):
+def test_unknown_weights_raise(name, weights, words):
     with pytest.raises(UserError, match=words):
         load_pretrained(name, weights)
 
@@ -237,7 +233,7 @@ def test_weights_that_are_not_there_are_said(name, weights, words):
 # --- files
 
 
-def test_a_file_tells_the_number_of_classes(path):
+def test_num_classes_is_inferred_from_file(path):
     for weights in (path, str(path)):
         model, variables = load_pretrained("resnet18", weights)
         assert model.num_classes == 10
@@ -246,13 +242,13 @@ def test_a_file_tells_the_number_of_classes(path):
     assert load_pretrained("resnet18", path, num_classes=10)[0] == model
 
 
-def test_a_file_may_have_no_extension(path, tmp_path, monkeypatch):
+def test_file_without_extension_loads(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights").write_bytes(path.read_bytes())
     assert load_pretrained("resnet18", "weights")[0].num_classes == 10
 
 
-def test_files_of_flax_variables_and_of_one_dict_of_several_are_read(path, tmp_path):
+def test_flax_file_and_file_with_several_dicts_load(path, tmp_path):
     expected = convert.from_torch(convert.load_checkpoint(path), models.resnet18(num_classes=10))
     convert.save(tmp_path / "flax.safetensors", expected)
     torch.save({"model": {}, "ema": torch.load(path)}, tmp_path / "several.pth")
@@ -262,19 +258,19 @@ def test_files_of_flax_variables_and_of_one_dict_of_several_are_read(path, tmp_p
         jax.tree.map(np.testing.assert_array_equal, variables, expected)
 
 
-def test_half_precision_stays(path, tmp_path):
+def test_half_precision_is_kept(path, tmp_path):
     state = {k: v.half() if v.is_floating_point() else v for k, v in torch.load(path).items()}
     torch.save(state, tmp_path / "half.pth")
     _, variables = load_pretrained("resnet18", tmp_path / "half.pth")
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype(np.float16)}
 
 
-def test_the_weights_of_another_network_are_refused(path):
-    with pytest.raises(UserError, match=r"not one of this ResNet: .*missing layer1\.2"):
+def test_weights_of_another_network_raise(path):
+    with pytest.raises(UserError, match=r"does not fit this ResNet: .*\n.*missing layer1\.2"):
         load_pretrained("resnet34", path)
 
 
-def test_a_head_that_does_not_fit_is_refused_unless_it_is_skipped(tmp_path):
+def test_head_of_another_size_raises_unless_skipped(tmp_path):
     state = {name: value + 1 for name, value in zeros(models.lenet5(), channels=1).items()}
     torch.save(state, tmp_path / "other.pth")
     headless = {name: value for name, value in state.items() if not name.startswith("fc3.")}
@@ -294,7 +290,7 @@ def test_a_head_that_does_not_fit_is_refused_unless_it_is_skipped(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["lenet5", "resnet18"])
-def test_heads_are_found_in_any_order_of_the_names(name):
+def test_heads_are_found_in_any_name_order(name):
     model = models.create_model(name, num_classes=5)
     state = zeros(model, channels=1)
     head = {"lenet5": "fc3", "resnet18": "fc"}[name]
@@ -333,7 +329,7 @@ def hub(monkeypatch):
     return package
 
 
-def test_the_hub_gives_safetensors_or_else_a_pickle(hub, path, resnet, tmp_path):
+def test_hub_prefers_safetensors_to_pickle(hub, path, resnet, tmp_path):
     other = str(tmp_path / "model.safetensors")
     safetensors.torch.save_file(resnet.state_dict(), other)
     hub.files["me/net", None, "model.safetensors"] = other
@@ -351,17 +347,17 @@ def test_the_hub_gives_safetensors_or_else_a_pickle(hub, path, resnet, tmp_path)
 @pytest.mark.parametrize(
     ("repository", "words"),
     [
-        ("no/weights", r"neither model.safetensors nor pytorch_model.bin \(404 Client Error\)"),
+        ("no/weights", r"has neither model.safetensors nor pytorch_model.bin \(404 Client Error\)"),
         ("no/network", r"cannot be downloaded \(We couldn't connect\)"),
     ],
 )
-def test_what_the_hub_does_not_give_is_said(repository, words, hub):
+def test_hub_failure_raises(repository, words, hub):
     with pytest.raises(UserError, match=words) as caught:
         load_pretrained("resnet18", f"hf-hub:{repository}")
     assert f"hf-hub:{repository}" in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_the_hub_needs_its_package(monkeypatch):
+def test_hub_without_package_raises(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UserError, match="pip install huggingface_hub"):
         load_pretrained("resnet18", "hf-hub:timm/resnet18.a1_in1k")

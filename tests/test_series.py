@@ -1,4 +1,4 @@
-"""Time series as images, against the formulas of the paper written out."""
+"""Time series as images, against the formulas of the paper."""
 
 import doctest
 import math
@@ -34,7 +34,7 @@ def field_by_loops(values, size: int, kind: str) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [None, 1, 2, 7, 10, 23, 24])
-def test_field_is_the_papers(kind, size):
+def test_field_equals_the_papers_formula(kind, size):
     batch = np.random.default_rng(0).normal(3, 5, (2, 3, 24))
     fields = gramian_angular_field(batch, size, kind=kind)
     side = 24 if size is None else size
@@ -61,7 +61,7 @@ def test_series_of_other_types(dtype):
 
 
 @pytest.mark.parametrize("value", [0.0, -3.5, 1e308, 5e-324])
-def test_constant_series_lies_in_the_middle_of_the_range(value):
+def test_constant_series_is_in_the_middle_of_the_range(value):
     batch = np.array([[value] * 5, [1, 2, 3, 4, 5]])
     fields = gramian_angular_field(batch)
     np.testing.assert_array_equal(fields[0], np.full((5, 5), -1))
@@ -71,7 +71,7 @@ def test_constant_series_lies_in_the_middle_of_the_range(value):
 
 
 @pytest.mark.parametrize("scale", [1e308, 1e-308, 5e-324])
-def test_series_of_extreme_values_are_scaled_as_others(scale):
+def test_extreme_values_are_scaled_exactly(scale):
     values = np.array([-1.0, 0.0, 1.0]) * scale
     np.testing.assert_array_equal(
         gramian_angular_field(values), gramian_angular_field([-1.0, 0.0, 1.0])
@@ -79,12 +79,12 @@ def test_series_of_extreme_values_are_scaled_as_others(scale):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_rounding_does_not_leave_the_range(kind):
+def test_rounding_stays_in_the_range(kind):
     for length in range(1, 60):  # unclipped, some of these reach 1 + 2e-16
         assert np.abs(gramian_angular_field(np.arange(length), kind=kind)).max() <= 1
 
 
-def test_no_series_have_no_fields():
+def test_empty_input_gives_empty_output():
     assert gramian_angular_field(np.zeros((0, 6)), 3).shape == (0, 3, 3)
     assert to_image(np.zeros((0, 3, 3))).shape == (0, 3, 3, 1)
 
@@ -115,7 +115,7 @@ def test_fields_are_in_range_and_symmetric(sized):
     st.integers(-(10**9), 10**9),
     st.sampled_from(KINDS),
 )
-def test_positive_affine_maps_change_nothing(values, scale, offset, kind):
+def test_field_is_invariant_to_positive_affine_maps(values, scale, offset, kind):
     # On integers the map itself rounds nothing, so that not one bit may change.
     mapped = [scale * value + offset for value in values]
     np.testing.assert_array_equal(
@@ -125,7 +125,7 @@ def test_positive_affine_maps_change_nothing(values, scale, offset, kind):
 
 @settings(deadline=None)
 @given(SIZED, st.sampled_from(KINDS))
-def test_a_series_does_not_depend_on_its_neighbours(sized, kind):
+def test_series_do_not_depend_on_each_other(sized, kind):
     values, size = sized
     batch = np.stack([values, np.arange(len(values)) * 1e3])
     np.testing.assert_array_equal(
@@ -173,14 +173,14 @@ def test_series_is_rescaled_before_it_is_reduced():
 # --- images
 
 
-def test_image_is_the_range_in_256_steps():
+def test_image_maps_the_range_to_256_steps():
     field = np.linspace(-1, 1, 256).reshape(16, 16)
     np.testing.assert_array_equal(to_image(field), np.arange(256).reshape(16, 16, 1))
     slightly_out = np.array([[-1 - 9e-6, 1 + 9e-6], [-0.0, 1]], np.float32)
     assert to_image(slightly_out)[..., 0].tolist() == [[0, 255], [128, 255]]
 
 
-def test_example_writes_a_file_of_images(tmp_path, monkeypatch):
+def test_docstring_example_writes_images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = doctest.testmod(series)
     assert result.attempted and not result.failed
@@ -200,7 +200,7 @@ def test_example_writes_a_file_of_images(tmp_path, monkeypatch):
         (lambda: gramian_angular_field([1, 2], 3), "2 points cannot be reduced to 3"),
         (lambda: gramian_angular_field([1, 2], 0), "2 points cannot be reduced to 0"),
         (lambda: gramian_angular_field([1, 2], 1.5), "cannot be reduced to 1.5"),
-        (lambda: gramian_angular_field([1, 2], kind="sum"), "no Gramian angular field 'sum'"),
+        (lambda: gramian_angular_field([1, 2], kind="sum"), "kind of Gramian angular field 'sum'"),
         (lambda: gramian_angular_field(np.zeros((3, 0))), r"shape \[3, 0\] have no points"),
         (lambda: gramian_angular_field(5.0), r"shape \[\] have no points"),
         (lambda: gramian_angular_field(["a", "b"]), "series is of type <U1, not of real numbers"),
@@ -212,7 +212,7 @@ def test_example_writes_a_file_of_images(tmp_path, monkeypatch):
         (lambda: to_image([[np.nan]]), "NaN or infinite"),
     ],
 )
-def test_errors_say_what_is_wrong(call, message):
+def test_invalid_input_raises(call, message):
     with pytest.raises(UserError, match=message):
         call()
 
