@@ -169,7 +169,7 @@ def test_arguments_go_to_the_model_and_wrong_ones_are_refused_before_a_download(
     resnet, server, monkeypatch
 ):
     publish(server, monkeypatch, resnet.state_dict(), "resnet18")
-    with pytest.raises(UserError, match="takes no argument 'widht'"):
+    with pytest.raises(UserError, match="unexpected argument 'widht'"):
         load_pretrained("resnet18", widht=2)
     assert server.requests == []
     model, variables = load_pretrained("resnet18", dtype=jnp.bfloat16)

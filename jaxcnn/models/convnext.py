@@ -109,7 +109,7 @@ class ConvNeXt(Classifier):
         norm_layer = self.norm_layer or NextNorm
         last = sum(self.depths) - 1
         blocks = [
-            partial(CNBlock, self.layer_scale, self.stochastic_depth_prob * block / last)
+            partial(CNBlock, self.layer_scale, self.stochastic_depth_prob * block / max(last, 1))
             for block in range(last + 1)
         ]
         layers: list[LayerFactory] = []
