@@ -1,4 +1,4 @@
-"""What a network costs, counted from its own computation."""
+"""The cost of a network, counted in its jaxpr."""
 
 import math
 from unittest import mock
@@ -9,10 +9,10 @@ import jax.numpy as jnp
 
 
 def multiply_adds(model, channels: int = 3) -> int:
-    """Of a forward pass of one image, in convolutions and matrix products."""
+    """Multiply-adds of a forward pass of one image, in convolutions and matrix products."""
     image = jax.ShapeDtypeStruct((1, model.input_size, model.input_size, channels), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
-    # On a CPU some convolutions are computed by other means, which would not be seen.
+    # On a CPU some convolutions are computed by other operations, which are not counted.
     with mock.patch("jax.default_backend", return_value="gpu"):
         return _count(jax.make_jaxpr(model.apply)(variables, image).jaxpr)
 

@@ -1,4 +1,4 @@
-"""Layers have torch's semantics: compared with torch in float64, over arguments of all kinds."""
+"""Layers compute what torch's do: compared in float64, over random arguments."""
 
 import functools
 import math
@@ -112,18 +112,18 @@ def test_pooling_equals_torchs(window, ceil_mode, count_include_pad):
 
 
 @pytest.mark.parametrize(("size", "kernel", "stride"), [((2, 2), 3, 2), ((1, 5), 2, 2)])
-def test_with_ceil_mode_a_window_may_hang_over_a_map_smaller_than_it_is(size, kernel, stride):
+def test_with_ceil_mode_a_window_may_be_larger_than_the_map(size, kernel, stride):
     x = array(0, 2, *size, 3)
     for ours, theirs in ((layers.max_pool, F.max_pool2d), (layers.avg_pool, F.avg_pool2d)):
         close(
             ours(x, kernel, stride, ceil_mode=True),
             theirs(nchw(x), kernel, stride, ceil_mode=True),
         )
-        with pytest.raises(UserError, match="too small"):
+        with pytest.raises(UserError, match="smaller than its window"):
             ours(x, kernel, stride)
 
 
-def test_a_pools_stride_is_its_kernel_unless_given():
+def test_the_default_stride_of_pooling_is_the_kernel_size():
     x = array(0, 1, 6, 6, 1)
     close(layers.max_pool(x, 3), F.max_pool2d(nchw(x), 3))
     close(layers.avg_pool(x, (2, 3)), F.avg_pool2d(nchw(x), (2, 3)))
@@ -149,7 +149,7 @@ def test_local_response_norm_equals_torchs(size, channels):
     close(ours, F.local_response_norm(nchw(x), size, 0.1, 0.75, 2.0))
 
 
-def test_dropout_zeroes_a_part_and_keeps_the_mean_in_training_only():
+def test_dropout_zeroes_and_rescales_in_training_only():
     x = jnp.ones((100, 1000))
     dropout = layers.Dropout(0.3)
     assert (dropout.apply({}, x) == x).all()
@@ -167,7 +167,7 @@ def test_flatten_has_torchs_order():
 
 @pytest.mark.parametrize("offset", [0.0, 50.0, 1e4])
 def test_batch_norm_equals_torchs_over_steps(offset):
-    """Normalised output, gradient and running statistics; a large mean costs few digits."""
+    """Output, gradient and running statistics, also with a large mean."""
     ours, theirs = layers.BatchNorm(param_dtype=jnp.float64), torch.nn.BatchNorm2d(3).double()
     x = array(0, 4, 5, 6, 3) + offset
     variables = ours.init(jax.random.key(0), x)
@@ -199,7 +199,7 @@ def test_batch_norm_in_bfloat16_keeps_float32_statistics():
     np.testing.assert_allclose(new["batch_stats"]["mean"], 0.1 * mean, rtol=1e-6)
 
 
-def test_synchronised_batch_norm_sees_the_batch_of_all_replicas():
+def test_synchronised_batch_norm_uses_the_batches_of_all_replicas():
     x = array(0, 4, 6, 5, 5, 2)  # four replicas of six images
     synchronised = layers.BatchNorm(axis_name="batch", param_dtype=jnp.float64)
     alone = layers.BatchNorm(param_dtype=jnp.float64)
@@ -253,7 +253,7 @@ def test_initial_weights_have_torchs_distribution(ours, theirs, shape):
             assert np.abs(leaf).max() > bound * (1 - 10 / leaf.size)
 
 
-def test_sequential_names_its_layers_as_torch_does_and_counts_those_without_parameters():
+def test_sequential_numbers_all_layers_as_torch_does():
     net = layers.Sequential(
         (
             functools.partial(layers.Conv, 4, 3),
@@ -268,7 +268,7 @@ def test_sequential_names_its_layers_as_torch_does_and_counts_those_without_para
     assert set(captured["intermediates"]) == {"0", "1", "2", "3", "__call__"}
 
 
-def test_layers_take_their_dtypes_from_the_module_around_them():
+def test_layers_inherit_their_dtypes_from_the_parent_module():
     class Net(layers.Module):
         @nn.compact
         def __call__(self, x, train=False):
@@ -290,10 +290,14 @@ def test_layers_take_their_dtypes_from_the_module_around_them():
     [
         (layers.Conv(4, 3), (2, 8, 3), r"must be \[N, H, W, C\]"),
         (layers.Conv(4, 3, groups=2), (1, 8, 8, 3), "into 2 groups"),
-        (layers.Conv(4, 7), (1, 6, 8, 3), "too small"),
-        (layers.Lambda(functools.partial(layers.max_pool, kernel_size=3)), (1, 2, 8, 1), "small"),
+        (layers.Conv(4, 7), (1, 6, 8, 3), "smaller than its window of 7x7"),
+        (
+            layers.Lambda(functools.partial(layers.max_pool, kernel_size=3)),
+            (1, 2, 8, 1),
+            "smaller than its window of 3x3",
+        ),
     ],
 )
-def test_errors_say_what_is_wrong(layer, shape, words):
+def test_invalid_inputs_are_refused(layer, shape, words):
     with pytest.raises(UserError, match=words):
         layer.init(jax.random.key(0), jnp.ones(shape))

@@ -1,4 +1,4 @@
-"""Norms are torch's, or their papers', in float64."""
+"""Norms compute what torch's, or their papers, do, in float64; networks accept any norm."""
 
 import functools
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import linen as nn
 from layer_parity import assert_same
 
 from jaxcnn import models
@@ -24,8 +25,8 @@ def array(*shape: int) -> np.ndarray:
     return 3 * np.random.default_rng(0).standard_normal(shape) + 1
 
 
-class ChannelNorm(torch.nn.LayerNorm):
-    """As torchvision's ConvNeXt has it."""
+class LayerNorm2d(torch.nn.LayerNorm):
+    """That of torchvision's ConvNeXt."""
 
     def forward(self, x):
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
@@ -65,8 +66,9 @@ class TorchSwitchableNorm(torch.nn.Module):
 NORMS = {
     "group": (layers.GroupNorm(num_groups=3), torch.nn.GroupNorm(3, 6)),
     "group of 32 and 6": (layers.GroupNorm(), torch.nn.GroupNorm(2, 6)),
-    "layer": (layers.NORMS["layer"](), torch.nn.GroupNorm(1, 6)),
-    "channels of a pixel": (layers.LayerNorm(eps=1e-6), ChannelNorm(6, eps=1e-6)),
+    "group1": (layers.NORMS["group1"](), torch.nn.GroupNorm(1, 6)),
+    "layer": (layers.NORMS["layer"](), LayerNorm2d(6)),
+    "layer with eps": (layers.LayerNorm(eps=1e-6), LayerNorm2d(6, eps=1e-6)),
     "instance": (layers.InstanceNorm(), torch.nn.InstanceNorm2d(6)),
     "affine instance": (layers.NORMS["instance"](), torch.nn.InstanceNorm2d(6, affine=True)),
     "batch": (layers.NORMS["batch"](), torch.nn.BatchNorm2d(6)),
@@ -76,13 +78,13 @@ NORMS = {
 
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("name", NORMS)
-def test_a_norm_and_its_gradients_equal_torchs(name, train):
+def test_norms_and_their_gradients_equal_torchs(name, train):
     ours, theirs = NORMS[name]
     assert_same(ours.clone(param_dtype=jnp.float64), theirs, array(4, 5, 3, 6), train=train)
 
 
 @pytest.mark.parametrize("norm", sorted(layers.NORMS))
-def test_a_large_mean_costs_no_digits_in_float32(norm):
+def test_a_large_mean_costs_no_precision_in_float32(norm):
     x = (array(4, 8, 8, 6) + 1e4).astype(np.float32)
     layer = layers.NORMS[norm]()
     y, _ = layer.init_with_output(jax.random.key(0), x)
@@ -91,7 +93,7 @@ def test_a_large_mean_costs_no_digits_in_float32(norm):
 
 
 @pytest.mark.parametrize("norm", sorted(layers.NORMS))
-def test_a_norm_computes_in_bfloat16_with_float32_parameters(norm):
+def test_norms_compute_in_bfloat16_with_float32_parameters(norm):
     x = jnp.asarray(array(4, 5, 5, 6), jnp.float32)
     layer = layers.NORMS[norm](dtype=jnp.bfloat16)
     y, variables = layer.init_with_output(jax.random.key(0), x)
@@ -100,7 +102,7 @@ def test_a_norm_computes_in_bfloat16_with_float32_parameters(norm):
 
 
 @pytest.mark.parametrize("norm", sorted(layers.NORMS))
-def test_norm_layer_takes_a_norm_by_name(norm):
+def test_norm_layer_accepts_a_name(norm):
     model = models.resnet18(norm_layer=norm, num_classes=3, zero_init_residual=True)
     images = jnp.ones((2, 33, 33, 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
@@ -110,9 +112,95 @@ def test_norm_layer_takes_a_norm_by_name(norm):
     assert jax.tree.structure(variables["params"]["bn1"]) == jax.tree.structure(own["params"])
 
 
-def test_an_unknown_norm_is_refused_with_the_known_ones():
-    with pytest.raises(UserError, match="'groups'; did you mean 'group'"):
-        models.resnet18(norm_layer="groups")
+def test_layer_norm_is_the_same_by_name_and_by_class():
+    by_name, by_class = (models.resnet18(norm_layer=n) for n in ("layer", layers.LayerNorm))
+    assert by_name == by_class == models.resnet18().clone(norm_layer="layer")
+
+
+FLAX_NORMS = {
+    "LayerNorm": nn.LayerNorm,
+    "GroupNorm": functools.partial(nn.GroupNorm, num_groups=4, epsilon=1e-5),
+    "BatchNorm": functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5),
+    "function": lambda name: nn.LayerNorm(name=name),
+}
+NETWORKS = {
+    "resnet18": lambda **kwargs: models.resnet18(num_classes=3, **kwargs),
+    "mobilenet_v2": lambda **kwargs: models.mobilenet_v2(
+        num_classes=3, inverted_residual_setting=((1, 16, 1, 1), (2, 16, 2, 2)), **kwargs
+    ),
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("norm", FLAX_NORMS)
+def test_norm_layer_accepts_norms_of_flax(norm, network):
+    """In the same places as ours, with the network's dtype."""
+    model = NETWORKS[network](norm_layer=FLAX_NORMS[norm], dtype=jnp.bfloat16)
+    assert model == NETWORKS[network](norm_layer=FLAX_NORMS[norm], dtype="bfloat16")
+    images = jnp.ones((2, 33, 33, 3), jnp.float32)
+    key = jax.random.key(0)
+    variables = jax.eval_shape(model.init, key, images)
+    ours = NETWORKS[network](norm_layer="batch" if norm == "BatchNorm" else "layer")
+    expected = jax.eval_shape(ours.init, key, images)
+    assert jax.tree.structure(variables) == jax.tree.structure(expected)
+    dtypes = []
+
+    def record(call, args, kwargs, context):
+        y = call(*args, **kwargs)
+        if isinstance(context.module, (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm)):
+            dtypes.append(y.dtype)
+        return y
+
+    apply = functools.partial(model.apply, train=True, mutable=["batch_stats"])
+    with nn.intercept_methods(record):
+        logits, _ = jax.eval_shape(apply, variables, images, rngs={"dropout": key})
+    assert logits.shape == (2, 3)
+    assert len(dtypes) > 8 and set(dtypes) == {jnp.dtype("bfloat16")}
+
+
+def test_param_dtype_of_flax_norms_is_the_networks_unless_given():
+    given = functools.partial(nn.LayerNorm, param_dtype=jnp.float32)
+    for norm, expected in ((nn.LayerNorm, "float64"), (given, "float32")):
+        model = models.resnet18(norm_layer=norm, param_dtype=jnp.float64)
+        variables = jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, 33, 33, 3)))
+        assert variables["params"]["bn1"]["scale"].dtype == expected
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_batch_norm_of_flax_computes_as_ours(train):
+    """Its running variance is the biased one, so only outputs and means are compared."""
+    x = jnp.asarray(array(4, 8, 8, 3))
+    networks = [
+        models.ConvNeXt((8,), (1,), num_classes=3, param_dtype=jnp.float64, norm_layer=norm)
+        for norm in ("batch", functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5))
+    ]
+    variables = jax.jit(networks[0].init)(jax.random.key(0), x)
+    (ours, new), (flax, flax_new) = (
+        jax.jit(functools.partial(model.apply, train=train, mutable=["batch_stats"]))(variables, x)
+        for model in networks
+    )
+    assert np.ptp(ours) > 0
+    np.testing.assert_allclose(flax, ours, rtol=1e-6, atol=1e-9)
+    means, flax_means = (n["batch_stats"]["features"]["0"]["1"]["mean"] for n in (new, flax_new))
+    np.testing.assert_allclose(flax_means, means, rtol=1e-6)
+    assert (means != 0).all() == train
+
+
+def test_a_batch_norm_that_is_told_to_use_its_running_averages_does():
+    frozen = functools.partial(nn.BatchNorm, use_running_average=True)
+    model = models.resnet18(norm_layer=frozen, zero_init_residual=True)
+    images = jnp.ones((2, 33, 33, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    jax.eval_shape(functools.partial(model.apply, train=True), variables, images)  # none mutable
+
+
+@pytest.mark.parametrize(
+    ("norm_layer", "words"),
+    [("groups", "'groups' is unknown; did you mean 'group'"), (3, "neither a name nor a function")],
+)
+def test_an_invalid_norm_is_refused(norm_layer, words):
+    with pytest.raises(UserError, match=words):
+        models.resnet18(norm_layer=norm_layer)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +210,6 @@ def test_an_unknown_norm_is_refused_with_the_known_ones():
         (layers.InstanceNorm, "one value per channel"),
     ],
 )
-def test_errors_say_what_is_wrong(layer, words):
+def test_invalid_inputs_are_refused(layer, words):
     with pytest.raises(UserError, match=words):
         layer().apply({}, jnp.ones((2, 1, 1, 6)), train=True)

@@ -165,7 +165,7 @@ def test_published_weights_download_once_and_match_torchvision_logits(resnet, se
 
 def test_invalid_model_argument_raises_before_download(resnet, server, monkeypatch):
     publish(server, monkeypatch, resnet.state_dict(), "resnet18")
-    with pytest.raises(UserError, match="takes no argument 'widht'"):
+    with pytest.raises(UserError, match="unexpected argument 'widht'"):
         load_pretrained("resnet18", widht=2)
     assert server.requests == []
     model, variables = load_pretrained("resnet18", dtype=jnp.bfloat16)

@@ -1,4 +1,4 @@
-"""AlexNet in its form for one GPU, as ``torchvision.models.alexnet`` defines it.
+"""The single-GPU AlexNet, as ``torchvision.models.alexnet`` defines it.
 
 Krizhevsky 2014, "One weird trick for parallelizing convolutional neural networks": a single tower
 with 64, 192, 384, 256 and 256 channels and without local response normalisation.
@@ -23,12 +23,14 @@ from jaxcnn.models.layers import (
 )
 from jaxcnn.models.registry import Builder
 
+__all__ = ["AlexNet", "alexnet"]
+
 
 class AlexNet(Classifier):
-    """``torchvision.models.AlexNet``: five convolutions, averaging to 6x6, three dense layers.
+    """``torchvision.models.AlexNet``: five convolutions, pooling to 6x6, three dense layers.
 
     Attributes:
-        dropout: probability with which an input of the first two dense layers is dropped.
+        dropout: dropout rate of the inputs of the first two dense layers.
     """
 
     first_conv: ClassVar[str] = "features.0"
@@ -41,7 +43,7 @@ class AlexNet(Classifier):
 
     @nn.compact
     def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, num_classes]``."""
+        """Map ``[N, H, W, C]`` to ``[N, num_classes]``."""
         relu = partial(Lambda, nn.relu)
         pool = partial(Lambda, partial(max_pool, kernel_size=3, stride=2))
         features = (
@@ -62,4 +64,4 @@ class AlexNet(Classifier):
         return Sequential(classifier, name="classifier")(x, train)
 
 
-alexnet = Builder("alexnet", AlexNet, "AlexNet of one tower")
+alexnet = Builder("alexnet", AlexNet, "AlexNet with one tower")

@@ -1,4 +1,4 @@
-"""AlexNet as it won ImageNet in 2012.
+"""AlexNet as published, the winner of the ImageNet challenge of 2012.
 
 Krizhevsky, Sutskever and Hinton 2012, "ImageNet classification with deep convolutional neural
 networks". torchvision's ``alexnet`` is the narrower network of Krizhevsky's later "One weird
@@ -15,8 +15,11 @@ from jaxcnn.models.classifier import Classifier
 from jaxcnn.models.layers import Conv, Dropout, Linear, MaxPool, flatten, local_response_norm
 from jaxcnn.models.registry import Builder
 
-# Section 5: weights begin normal with deviation 0.01; biases at one where that feeds the ReLUs
-# positive inputs (convolutions 2, 4 and 5 and the hidden dense layers), and at zero elsewhere.
+__all__ = ["AlexNetOriginal", "alexnet_original"]
+
+# Section 5: initial weights are normal with standard deviation 0.01; initial biases are one in
+# convolutions 2, 4 and 5 and the hidden dense layers, so that their ReLUs have positive inputs, and
+# zero elsewhere.
 _normal = nn.initializers.normal(0.01)
 _zeros, _ones = nn.initializers.zeros, nn.initializers.ones
 
@@ -24,14 +27,14 @@ _zeros, _ones = nn.initializers.zeros, nn.initializers.ones
 class AlexNetOriginal(Classifier):
     """Five convolutions and three dense layers (figure 2), for images of 227x227 pixels.
 
-    The paper says 224, from which its 55x55 map cannot be had without padding; its code took 227.
+    The paper says 224, which does not give its 55x55 map without padding; its code used 227.
 
     Attributes:
-        two_columns: whether convolutions 2, 4 and 5 see only the half of the channels that is
-            on their own GPU (section 3.2).
-        local_response_norm: whether the first two layers are normalised (section 3.3). Without,
-            and with one column, this is the AlexNet of textbooks.
-        dropout: of the inputs of the first two dense layers (section 4.2).
+        two_columns: whether convolutions 2, 4 and 5 are split into two groups, which the paper
+            keeps on two GPUs (section 3.2).
+        local_response_norm: whether the first two layers are normalised (section 3.3). Without
+            normalisation and columns this is the AlexNet of textbooks.
+        dropout: dropout rate of the inputs of the first two dense layers (section 4.2).
     """
 
     first_conv: ClassVar[str] = "conv1"
@@ -47,7 +50,7 @@ class AlexNetOriginal(Classifier):
 
     @nn.compact
     def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, 227, 227, C]`` to ``[N, num_classes]``."""
+        """Map ``[N, 227, 227, C]`` to ``[N, num_classes]``."""
         columns = 2 if self.two_columns else 1
         conv, linear = (partial(layer, kernel_init=_normal) for layer in (Conv, Linear))
 
@@ -66,9 +69,9 @@ class AlexNetOriginal(Classifier):
         return linear(self.num_classes, bias_init=_zeros, name="fc8")(x)
 
     def normalized(self, x: jax.Array) -> jax.Array:
-        """Local response normalisation with the paper's constants, if it is wanted.
+        """Local response normalisation with the paper's constants, or the identity.
 
-        Like torch, the paper's code divided alpha by the number of channels that it sums over.
+        Like torch, the paper's code divides alpha by the number of channels in the sum.
         """
         if not self.local_response_norm:
             return x

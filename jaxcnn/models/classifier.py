@@ -1,7 +1,8 @@
-"""What every network in :mod:`jaxcnn.models` is."""
+"""The base class of every network in :mod:`jaxcnn.models`, and checks of image sizes."""
 
 import dataclasses
-import functools
+import operator
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -9,24 +10,29 @@ import jax.numpy as jnp
 from flax.errors import ScopeParamShapeError
 from jax.typing import DTypeLike
 
-from jaxcnn.errors import UserError
-from jaxcnn.models.layers import ImageTooSmall, Module
+from jaxcnn.errors import UserError, suggest
+from jaxcnn.models.layers import ImageTooSmall, Module, norm_factory
+
+_DTYPES = ("bfloat16", "float16", "float32", "float64")
 
 
 class Classifier(Module, kw_only=True):
-    """Images in, logits out.
+    """An image classifier: images in, logits out.
 
     A network defines ``forward``; calling the module checks the images and runs it.
 
     Attributes:
-        num_classes: length of the logits.
-        input_size: height and width of the images that the network was made for.
-        first_conv: dotted path of the convolution that sees the image; its kernel tells the
-            number of input channels.
-        classifier: dotted paths of the layers whose outputs are the classes, that of the logits
-            first, then those of the auxiliary heads; their kernels tell the number of classes.
+        num_classes: number of logits.
+        input_size: height and width, in pixels, of the images the network was designed for.
+        first_conv: dotted path of the convolution that sees the image; the shape of its kernel
+            gives the number of input channels.
+        classifier: dotted paths of the layers that output classes, the main classifier first, then
+            those of the auxiliary heads; the shapes of their kernels give the number of classes.
         paper: where the network was published.
-        aux_weight: what each auxiliary head's loss counts in training, beside the logits' 1.
+        aux_weight: weight of each auxiliary head's loss in training; that of the logits is 1.
+
+    Raises:
+        UserError: for an invalid ``num_classes``, ``dtype``, ``param_dtype`` or ``norm_layer``.
     """
 
     first_conv: ClassVar[str]
@@ -39,34 +45,41 @@ class Classifier(Module, kw_only=True):
     param_dtype: DTypeLike | None = jnp.float32
 
     def __post_init__(self) -> None:
-        """Makes tuples of lists: what a network is made of must have a hash."""
-        for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _hashable(getattr(self, field.name)))
+        """Check the fields and bring them into one form; lists become tuples, to be hashable."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values = {name: _hashable(value) for name, value in fields.items()}
+        values["num_classes"] = _checked_num_classes(self.num_classes)
+        for name in ("dtype", "param_dtype"):
+            values[name] = _checked_dtype(name, values[name])
+        if values.get("norm_layer") is not None:
+            values["norm_layer"] = norm_factory(values["norm_layer"])
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
         super().__post_init__()
 
     def __call__(self, x: jax.Array, train: bool = False) -> Any:
-        """Gives the logits of images.
+        """Compute the logits of images.
 
         Args:
-            x: ``[N, H, W, C]``.
-            train: whether batch norms take the statistics of this batch (and track them in the
-                collection ``"batch_stats"``, which must be mutable) and dropout drops (with the
-                rng stream ``"dropout"``).
+            x: images, ``[N, H, W, C]``.
+            train: whether batch norms normalise with the statistics of this batch (and track them
+                in the collection ``"batch_stats"``, which must be mutable) and dropout is active
+                (it draws from the rng stream ``"dropout"``).
 
         Returns:
-            ``[N, num_classes]``; in training, from a network with auxiliary heads, torchvision's
-            namedtuple of them all, ``logits`` first.
+            Logits ``[N, num_classes]``. In training, a network with auxiliary heads returns
+            torchvision's namedtuple, ``logits`` first.
 
         Raises:
-            UserError: for images of another rank, or too small for the network, or variables of
-                another network.
+            UserError: if the images are not ``[N, H, W, C]`` or are too small for the network, or
+                if the variables belong to a different network.
         """
-        if x.ndim != 4:
-            raise UserError(f"Images must be [N, H, W, C], but these have the shape {x.shape}.")
+        _check_layout(x.shape)
         try:
             return self.forward(x, train)
         except ImageTooSmall as error:
-            smallest = _smallest_size(self, x, train)
+            variables = None if self.is_initializing() else self.variables
+            smallest = _smallest_size(self, x, train, variables)
             raise UserError(
                 f"Images of {x.shape[1]}x{x.shape[2]} pixels are too small for this "
                 f"{type(self).__name__}: {error}; "
@@ -74,8 +87,8 @@ class Classifier(Module, kw_only=True):
             ) from None
         except ScopeParamShapeError as error:
             raise UserError(
-                f"The variables are not of this {type(self).__name__} for images {x.shape}: "
-                f"{str(error).partition(' (http')[0]}"
+                f"The variables do not fit this {type(self).__name__} with images of shape "
+                f"{x.shape}: {str(error).partition(' (http')[0]}"
             ) from None
 
     def forward(self, x: jax.Array, train: bool = False) -> Any:
@@ -83,44 +96,86 @@ class Classifier(Module, kw_only=True):
         raise NotImplementedError
 
 
-def _hashable(value: Any) -> Any:
-    # A NamedTuple stays one.
-    return tuple(map(_hashable, value)) if type(value) in (list, tuple) else value
+def check_image_size(model: Classifier, image_shape: Sequence[int], *, train: bool = True) -> None:
+    """Check that a network runs on images of a shape, without computing or allocating anything.
 
+    It traces the network twice, which takes from a tenth of a second to a few seconds.
 
-def _smallest_size(model: Classifier, x: jax.Array, train: bool) -> int | None:
-    """The smallest height and width that the network takes; None: not even its own.
+    Args:
+        model: the network.
+        image_shape: ``(N, H, W, C)``; N is the number of images that a batch norm sees: those of
+            one replica, or of all replicas with synchronised batch norm.
+        train: whether to check training, where auxiliary heads need larger images, or evaluation.
 
-    Found by halving, with shapes only: if a size is large enough, so is any larger one.
+    Raises:
+        UserError: the error that initialising or applying the model would raise.
+
+    Example::
+
+        >>> check_image_size(models.inception_v3(), (2, 224, 224, 3))
+        UserError: Images of 224x224 pixels are too small for this Inception3: ...; it works from
+        299x299.
     """
-    initializing = model.is_initializing()
-    model = model.clone(parent=None, name=None)
-    key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
+    model = model.clone(axis_name=None)  # outside of pmap there is no such axis
+    images = jax.ShapeDtypeStruct(tuple(image_shape), jnp.float32)
+    variables = jax.eval_shape(_init(model, train), _key_shape(), images)
+    jax.eval_shape(_apply(model, train), variables, images, _key_shape())
 
-    def images(size: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((x.shape[0], size, size, x.shape[3]), x.dtype)
 
-    init = functools.partial(model.init, method="forward")
+def smallest_image_size(model: Classifier, channels: int = 3, *, train: bool = True) -> int | None:
+    """The smallest square images that a newly initialised network accepts.
 
-    def apply(variables: Any, images: jax.Array, key: jax.Array) -> Any:
-        rngs = {"dropout": key}
-        return model.apply(variables, images, train, mutable=True, rngs=rngs, method="forward")
+    Larger images may still be too large: in training the auxiliary heads of ``googlenet_original``
+    accept 223 to 270 pixels. :func:`check_image_size` checks one size, and faster.
+
+    Args:
+        model: the network.
+        channels: of the images.
+        train: whether for training, where auxiliary heads need larger images, or for evaluation.
+
+    Returns:
+        Height and width in pixels; None if not even ``model.input_size`` works.
+
+    Example::
+
+        >>> smallest_image_size(models.inception_v3()), smallest_image_size(models.vgg11())
+        (299, 32)
+    """
+    images = jax.ShapeDtypeStruct((2, model.input_size, model.input_size, channels), jnp.float32)
+    return _smallest_size(model, images, train)
+
+
+def _smallest_size(
+    model: Classifier, images: Any, train: bool, variables: Any = None
+) -> int | None:
+    """The smallest size that works with these variables, or (None) when initialising.
+
+    Args:
+        model: the network.
+        images: an array or shape ``[N, H, W, C]``; its N, C and dtype count.
+        train: the mode.
+        variables: arrays or shapes; None: the network is initialised for each size.
+
+    Returns:
+        Height and width, None if ``model.input_size`` does not work. A bisection: up to
+        ``input_size``, if a size works, so does every larger one.
+    """
+    model = model.clone(parent=None, name=None, axis_name=None)
+    if variables is not None:
+        as_shape = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)  # noqa: E731
+        variables = jax.tree.map(as_shape, dict(variables))
 
     def works(size: int) -> bool:
+        x = jax.ShapeDtypeStruct((images.shape[0], size, size, images.shape[3]), images.dtype)
         try:
-            if initializing:
-                jax.eval_shape(init, key, images(size))
+            if variables is None:
+                jax.eval_shape(_init(model, train, "forward"), _key_shape(), x)
             else:
-                jax.eval_shape(apply, variables, images(size), key)
+                jax.eval_shape(_apply(model, train, "forward"), variables, x, _key_shape())
         except (UserError, ScopeParamShapeError):
             return False
         return True
 
-    if not initializing:
-        try:
-            variables = jax.eval_shape(init, key, images(model.input_size))
-        except UserError:
-            return None
     too_small, enough = 0, model.input_size
     if not works(enough):
         return None
@@ -128,3 +183,68 @@ def _smallest_size(model: Classifier, x: jax.Array, train: bool) -> int | None:
         middle = (too_small + enough) // 2
         too_small, enough = (too_small, middle) if works(middle) else (middle, enough)
     return enough
+
+
+def _key_shape() -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
+
+
+def _init(model: Classifier, train: bool, method: str = "__call__") -> Any:
+    def init(key: jax.Array, images: jax.Array) -> Any:
+        return model.init({"params": key, "dropout": key}, images, train, method=method)
+
+    return init
+
+
+def _apply(model: Classifier, train: bool, method: str = "__call__") -> Any:
+    def apply(variables: Any, images: jax.Array, key: jax.Array) -> Any:
+        rngs = {"dropout": key}
+        return model.apply(variables, images, train, mutable=True, rngs=rngs, method=method)
+
+    return apply
+
+
+def _check_layout(shape: tuple[int, ...]) -> None:
+    if len(shape) != 4:
+        raise UserError(f"Images have the shape {shape}; expected [N, H, W, C].")
+    if 0 in shape:
+        raise UserError(
+            f"Images have the shape {shape}; each axis of [N, H, W, C] must be at least 1."
+        )
+    if shape[1] in (1, 3) and shape[3] > 4:
+        raise UserError(
+            f"Images have the shape {shape}, which looks like [N, C, H, W]; expected "
+            "[N, H, W, C]: use jnp.transpose(images, (0, 2, 3, 1))."
+        )
+
+
+def _checked_num_classes(value: Any) -> int:
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise UserError(
+            f"num_classes={value!r} is not a positive integer; use the number of classes, for "
+            "example 10."
+        )
+    return number
+
+
+def _checked_dtype(name: str, value: Any) -> Any:
+    if value is None:
+        return None
+    try:
+        dtype = jnp.dtype(value)
+    except TypeError:
+        dtype = None
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        raise UserError(
+            f"{name}={value!r} is not a floating-point dtype; {suggest(str(value), _DTYPES)}"
+        )
+    return dtype
+
+
+def _hashable(value: Any) -> Any:
+    # A NamedTuple stays one.
+    return tuple(map(_hashable, value)) if type(value) in (list, tuple) else value

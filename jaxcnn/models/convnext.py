@@ -24,26 +24,28 @@ from jaxcnn.models.layers import (
 )
 from jaxcnn.models.registry import Builder
 
-# The paper truncates at +-2, as torch does by default: a hundred standard deviations, so never.
+__all__ = ["ConvNeXt", "convnext_base", "convnext_large", "convnext_small", "convnext_tiny"]
+
+# The paper truncates at +-2, a hundred standard deviations: no value is ever that large.
 _INIT = {"kernel_init": nn.initializers.normal(0.02), "bias_init": nn.initializers.zeros}
 NextConv = partial(Conv, **_INIT)
 NextLinear = partial(Linear, **_INIT)
 NextNorm = partial(LayerNorm, eps=1e-6)
 
 _gelu = partial(Lambda, partial(jax.nn.gelu, approximate=False))
-# torch's change from channels first to channels last, which all is here; it has its number.
+# In torch's Sequential this index is a permutation to channels last, which we always have.
 _permute = partial(Lambda, lambda x: x)
 
 
 class CNBlock(Module):
     """The ConvNeXt block: a depthwise 7x7 convolution, then two dense layers (figure 4).
 
-    The branch is scaled, each channel by its own learned number (section A.1; Touvron et al.
-    2021, "Going deeper with image transformers"): ``layer_scale``, ``[C, 1, 1]``.
+    The parameter ``layer_scale``, ``[C, 1, 1]``, scales each channel of the branch (section A.1;
+    Touvron et al. 2021, "Going deeper with image transformers").
 
     Attributes:
-        initial_scale: of every channel.
-        stochastic_depth_prob: probability to leave the branch out in training.
+        initial_scale: initial value of ``layer_scale``.
+        stochastic_depth_prob: probability of skipping the branch in training.
     """
 
     initial_scale: float
@@ -51,7 +53,7 @@ class CNBlock(Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to the same shape."""
+        """Map ``[N, H, W, C]`` to the same shape."""
         channels = x.shape[-1]
         layers = (
             partial(NextConv, channels, 7, padding=3, groups=channels),
@@ -70,20 +72,20 @@ class CNBlock(Module):
 
 
 class ConvNeXt(Classifier):
-    """``torchvision.models.ConvNeXt``: a 4x4 stem, four stages with 2x2 convolutions between.
+    """``torchvision.models.ConvNeXt``: a 4x4 stem, four stages, 2x2 convolutions between them.
 
-    Stages have strides 4, 8, 16 and 32 (over the whole network).
+    The stages have strides 4, 8, 16 and 32, relative to the image.
 
     Attributes:
         widths: channels of each stage.
-        depths: blocks of each stage.
-        stochastic_depth_prob: probability to leave out the last block's branch in training; it
-            grows from 0 at the first block, linearly.
+        depths: number of blocks of each stage.
+        stochastic_depth_prob: probability of skipping the last block's branch in training; it
+            grows linearly from 0 at the first block.
         layer_scale: initial scale of the blocks' branches.
-        norm_layer: factory of the norms of the stem, between the stages and of the head, called
-            as ``norm_layer(name=...)``; the module it gives is called with ``(x, train)``. None:
-            :class:`~jaxcnn.models.layers.LayerNorm` with an eps of 1e-6, which the blocks' own
-            norms are in any case, as in torchvision.
+        norm_layer: norm of the stem, between the stages and of the head, see
+            :func:`~jaxcnn.models.layers.norm_factory`; None:
+            :class:`~jaxcnn.models.layers.LayerNorm` with an eps of 1e-6. The blocks always use
+            the latter, as in torchvision.
     """
 
     first_conv: ClassVar[str] = "features.0.0"
@@ -98,16 +100,16 @@ class ConvNeXt(Classifier):
 
     @nn.compact
     def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, num_classes]``."""
+        """Map ``[N, H, W, C]`` to ``[N, num_classes]``."""
         if not 0 <= self.stochastic_depth_prob <= 1:
             raise UserError(
-                "stochastic_depth_prob must be a probability, 0 to 1; it is "
-                f"{self.stochastic_depth_prob}."
+                f"stochastic_depth_prob={self.stochastic_depth_prob} is not a probability; use a "
+                "number from 0 to 1."
             )
         norm_layer = self.norm_layer or NextNorm
         last = sum(self.depths) - 1
         blocks = [
-            partial(CNBlock, self.layer_scale, self.stochastic_depth_prob * block / last)
+            partial(CNBlock, self.layer_scale, self.stochastic_depth_prob * block / max(last, 1))
             for block in range(last + 1)
         ]
         layers: list[LayerFactory] = []

@@ -29,13 +29,11 @@ from jaxcnn.models.layers import (
 )
 from jaxcnn.models.registry import Builder
 
-# A convolution of a DenseNet: a norm follows it somewhere, so it has no bias; initial weights are
-# those of torch.nn.init.kaiming_normal_ (Flax's he_normal would truncate them).
-DenseConv = partial(
-    Conv,
-    use_bias=False,
-    kernel_init=INITIALIZERS["kaiming_normal"],
-)
+__all__ = ["DenseNet", "densenet121", "densenet161", "densenet169", "densenet201"]
+
+# Without bias, because a norm follows. Initial weights as torch.nn.init.kaiming_normal_; Flax's
+# he_normal would truncate them.
+DenseConv = partial(Conv, use_bias=False, kernel_init=INITIALIZERS["kaiming_normal"])
 
 
 class DenseLayer(Module):
@@ -43,10 +41,10 @@ class DenseLayer(Module):
 
     Attributes:
         growth_rate: output channels.
-        bn_size: channels between the convolutions, in growth rates.
-        drop_rate: probability with which an output is dropped.
-        memory_efficient: keep no concatenated or normalised input for the gradient, but compute
-            it anew there.
+        bn_size: channels between the convolutions, as a multiple of the growth rate.
+        drop_rate: dropout rate of the output.
+        memory_efficient: whether to recompute the concatenated and normalised input for the
+            gradient instead of keeping it.
     """
 
     growth_rate: int
@@ -56,7 +54,7 @@ class DenseLayer(Module):
 
     @nn.compact
     def __call__(self, features: tuple[jax.Array, ...], train: bool = False) -> jax.Array:
-        """Maps maps ``[N, H, W, C]``, which are taken for one, to ``[N, H, W, growth_rate]``."""
+        """Concatenate feature maps ``[N, H, W, C]``; compute ``[N, H, W, growth_rate]`` of them."""
 
         def bottleneck(layer: DenseLayer, features: tuple[jax.Array, ...]) -> jax.Array:
             x = jnp.concatenate(features, axis=-1)
@@ -72,14 +70,14 @@ class DenseLayer(Module):
 
 
 class DenseBlock(Module):
-    """Dense layers, each of which sees the block's input and what all those before it gave.
+    """Dense layers; the input of each is the block's input and the outputs of all layers before.
 
     Attributes:
-        depth: how many.
+        depth: number of layers.
         layer: factory of the :class:`DenseLayer`.
-        memory_efficient: hold what the layers gave in pieces, and leave it to each layer to put
-            them together (and to forget the whole). Otherwise the whole grows with every layer:
-            the compiler has two arrays to concatenate each time, rather than up to ``depth``.
+        memory_efficient: whether each layer concatenates the outputs of all layers before, so
+            that the concatenation need not be kept. Otherwise each output is appended once, and
+            the compiler has two arrays to concatenate each time instead of up to ``depth``.
     """
 
     depth: int
@@ -88,7 +86,7 @@ class DenseBlock(Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, H, W, C + depth * growth_rate]``."""
+        """Map ``[N, H, W, C]`` to ``[N, H, W, C + depth * growth_rate]``."""
         features: tuple[jax.Array, ...] = (x,)
         for index in range(self.depth):
             new = self.layer(name=f"denselayer{index + 1}")(features, train)
@@ -99,18 +97,18 @@ class DenseBlock(Module):
 
 
 class Transition(Module):
-    """Halves the channels (a 1x1 convolution), the height and the width (a mean)."""
+    """Halve the channels (1x1 convolution), height and width (average pooling)."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, H / 2, W / 2, C / 2]``."""
+        """Map ``[N, H, W, C]`` to ``[N, H / 2, W / 2, C / 2]``."""
         x = nn.relu(BatchNorm(name="norm")(x, train))
         x = DenseConv(x.shape[-1] // 2, 1, name="conv")(x)
         return avg_pool(x, 2)
 
 
 class DenseFeatures(Module):
-    """All of a DenseNet before its pooling: a stem, dense blocks, transitions between them.
+    """A DenseNet before its pooling: a stem, and dense blocks with transitions between them.
 
     Attributes:
         num_init_features: channels of the stem.
@@ -122,7 +120,7 @@ class DenseFeatures(Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, H / 32, W / 32, C']`` (with four blocks)."""
+        """Map ``[N, H, W, C]`` to ``[N, H / 32, W / 32, C']`` (with four blocks)."""
         x = DenseConv(self.num_init_features, 7, stride=2, padding=3, name="conv0")(x)
         x = nn.relu(BatchNorm(name="norm0")(x, train))
         x = max_pool(x, 3, 2, 1)
@@ -130,7 +128,7 @@ class DenseFeatures(Module):
             if index:
                 x = Transition(name=f"transition{index}")(x, train)
             x = block(name=f"denseblock{index + 1}")(x, train)
-        # The five is part of the name: DenseNets have four blocks.
+        # torchvision's name, whatever the number of blocks.
         return nn.relu(BatchNorm(name="norm5")(x, train))
 
 
@@ -139,14 +137,14 @@ class DenseNet(Classifier):
 
     Attributes:
         growth_rate: channels that each dense layer adds (the paper's k).
-        block_config: dense layers in each block.
+        block_config: number of dense layers in each block.
         num_init_features: channels of the stem.
-        bn_size: channels between a dense layer's convolutions, in growth rates.
-        drop_rate: probability with which an output of a dense layer is dropped.
-        memory_efficient: in training, compute the dense layers' concatenated and normalised inputs
-            a second time for the gradient, rather than keep them: memory grows as the number of
-            layers, not as its square. Parameters and results are the same (in torchvision, whose
-            second computation tracks the norms' statistics once more, those differ).
+        bn_size: channels between a dense layer's convolutions, as a multiple of the growth rate.
+        drop_rate: dropout rate of the dense layers' outputs.
+        memory_efficient: whether to recompute the dense layers' concatenated and normalised
+            inputs for the gradient instead of keeping them: memory then grows linearly with the
+            number of layers, not quadratically. Parameters and results are the same. (In
+            torchvision the running statistics differ: the second computation updates them again.)
     """
 
     first_conv: ClassVar[str] = "features.conv0"
@@ -162,7 +160,7 @@ class DenseNet(Classifier):
 
     @nn.compact
     def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, num_classes]``."""
+        """Map ``[N, H, W, C]`` to ``[N, num_classes]``."""
         layer = partial(
             DenseLayer, self.growth_rate, self.bn_size, self.drop_rate, self.memory_efficient
         )

@@ -13,7 +13,12 @@ from typing import ClassVar, NamedTuple
 import jax
 from flax import linen as nn
 
-from jaxcnn.models.blocks import ConvNormActivation, SqueezeExcitation
+from jaxcnn.models.blocks import (
+    ConvNormActivation,
+    SqueezeExcitation,
+    inverted_residual_layers,
+    make_divisible,
+)
 from jaxcnn.models.classifier import Classifier
 from jaxcnn.models.layers import (
     BatchNorm,
@@ -26,20 +31,33 @@ from jaxcnn.models.layers import (
     adaptive_avg_pool,
     flatten,
 )
-from jaxcnn.models.mobilenet_v2 import make_divisible
-from jaxcnn.models.mobilenet_v3 import inverted_residual_layers
 from jaxcnn.models.registry import Builder
+
+__all__ = [
+    "EfficientNet",
+    "efficientnet_b0",
+    "efficientnet_b1",
+    "efficientnet_b2",
+    "efficientnet_b3",
+    "efficientnet_b4",
+    "efficientnet_b5",
+    "efficientnet_b6",
+    "efficientnet_b7",
+    "efficientnet_v2_l",
+    "efficientnet_v2_m",
+    "efficientnet_v2_s",
+]
 
 
 class Block(Module):
-    """What the two residual blocks have in common: their arguments and the shortcut.
+    """The base class of the two residual blocks: their arguments and the shortcut.
 
     Attributes:
         features: output channels.
-        expand_ratio: channels inside the block, over those of the input.
-        kernel_size: of its spatial convolution.
-        stride: likewise.
-        stochastic_depth_prob: probability with which training leaves an example's branch out.
+        expand_ratio: channels inside the block, as a multiple of the input's.
+        kernel_size: of the spatial convolution.
+        stride: of the spatial convolution.
+        stochastic_depth_prob: probability of skipping the branch for an example in training.
         norm_layer: factory of the norms.
     """
 
@@ -51,12 +69,12 @@ class Block(Module):
     norm_layer: LayerFactory = BatchNorm
 
     def branch(self, channels: int, expanded: int) -> Sequence[LayerFactory]:
-        """The layers of the residual branch, for an input of so many channels."""
+        """The layers of the residual branch, given the input's and the inner channels."""
         raise NotImplementedError
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, H / stride, W / stride, features]``."""
+        """Map ``[N, H, W, C]`` to ``[N, H / stride, W / stride, features]``."""
         channels = x.shape[-1]
         layers = self.branch(channels, make_divisible(channels * self.expand_ratio))
         y = Sequential(layers, name="block")(x, train)
@@ -66,10 +84,10 @@ class Block(Module):
 
 
 class MBConv(Block):
-    """MobileNetV3's inverted residual with SiLU; it squeezes to a quarter of its input."""
+    """MobileNetV3's inverted residual with SiLU; it squeezes to a quarter of the input channels."""
 
     def branch(self, channels: int, expanded: int) -> Sequence[LayerFactory]:
-        """Expand, convolve each channel, squeeze, project."""
+        """A 1x1 convolution, a depthwise one, squeeze-and-excitation, a 1x1 convolution."""
         return inverted_residual_layers(
             channels,
             expanded,
@@ -83,10 +101,10 @@ class MBConv(Block):
 
 
 class FusedMBConv(Block):
-    """MBConv with one whole convolution for its first two (EfficientNetV2, figure 2)."""
+    """MBConv with one dense convolution in place of its first two (EfficientNetV2, figure 2)."""
 
     def branch(self, channels: int, expanded: int) -> Sequence[LayerFactory]:
-        """Expand and convolve at once, then project; where nothing expands, a convolution."""
+        """A convolution that expands, then one of 1x1; without expansion, one convolution."""
         conv = partial(ConvNormActivation, norm_layer=self.norm_layer, activation=nn.silu)
         spatial = partial(conv, kernel_size=self.kernel_size, stride=self.stride)
         if expanded == channels:
@@ -96,7 +114,7 @@ class FusedMBConv(Block):
 
 
 class Stage(NamedTuple):
-    """A row of the papers' tables: blocks of one kind, of which the first has the stride."""
+    """A row of the papers' tables: blocks of one kind, the first with the stride."""
 
     block: type[Block]
     expand_ratio: int
@@ -107,21 +125,20 @@ class Stage(NamedTuple):
 
 
 class EfficientNet(Classifier):
-    """``torchvision.models.EfficientNet``: a stem, stages of blocks, a wide end, one layer.
+    """``torchvision.models.EfficientNet``: a stem, stages of blocks, a wide convolution, one layer.
 
     Attributes:
-        stages: the table, for ``width_mult`` and ``depth_mult`` of 1.
-        stem_features: channels of the first convolution, likewise.
-        last_channel: channels of the last one; None: four times those before.
+        stages: the table, at ``width_mult=1`` and ``depth_mult=1``.
+        stem_features: channels of the first convolution, at ``width_mult=1``.
+        last_channel: channels of the last convolution; None: four times its input's.
         width_mult: multiplies the channels of every layer (compound scaling, equation 3).
         depth_mult: multiplies the depth of every stage.
-        batch_norm: the norm where ``norm_layer`` is None.
-        dropout: probability with which training drops an input of the last layer.
-        stochastic_depth_prob: probability with which training would leave out an example's
-            branch in a block after the last; it falls linearly to 0 at the first block.
-        norm_layer: factory of the norms, called as ``norm_layer(name=...)``; the module it gives
-            is called with ``(x, train)``. None: :class:`~jaxcnn.models.layers.BatchNorm` with
-            the variant's own ``eps`` and ``momentum``.
+        batch_norm: the norm if ``norm_layer`` is None.
+        dropout: dropout rate of the last layer's input.
+        stochastic_depth_prob: probability of skipping a branch for an example in training: block
+            i of n has i / n of it, from 0 at the first block.
+        norm_layer: see :func:`~jaxcnn.models.layers.norm_factory`; None:
+            :class:`~jaxcnn.models.layers.BatchNorm` with the variant's ``eps`` and ``momentum``.
     """
 
     first_conv: ClassVar[str] = "features.0.0"
@@ -142,7 +159,7 @@ class EfficientNet(Classifier):
 
     @nn.compact
     def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, num_classes]``."""
+        """Map ``[N, H, W, C]`` to ``[N, num_classes]``."""
         norm_layer = self.norm_layer or self.batch_norm
         conv = partial(ConvNormActivation, norm_layer=norm_layer, activation=nn.silu)
 
@@ -264,11 +281,11 @@ def _v2(
     )
 
 
-# TensorFlow's, with which the weights of the largest were made.
+# TensorFlow's constants, with which the weights of the largest networks were trained.
 _TF_BATCH_NORM = partial(BatchNorm, eps=0.001, momentum=0.01)
 
-# Width, depth, image size and dropout. torchvision's weights of B2 are best at 288 pixels, not the
-# 260 of the paper.
+# Width, depth, image size and dropout. B2 has 288 pixels as torchvision's weights, not the paper's
+# 260.
 efficientnet_b0 = _b(0, 1.0, 1.0, 224, 0.2)
 efficientnet_b1 = _b(1, 1.0, 1.1, 240, 0.2)
 efficientnet_b2 = _b(2, 1.1, 1.2, 288, 0.3)

@@ -1,9 +1,10 @@
-"""GoogLeNet as published, the winner of ImageNet's contest of 2014.
+"""GoogLeNet as published, the winner of the ImageNet challenge of 2014.
 
-Szegedy et al. 2014, "Going deeper with convolutions", table 1 and figure 3: convolutions with
-biases, of 5x5 where torchvision has 3x3, local response normalisation in the stem and no batch
-normalisation. What the paper leaves open is as in Caffe's ``bvlc_googlenet``: the normalisation's
-constants, how the pools end (they hang over), and the initial weights.
+Szegedy et al. 2014, "Going deeper with convolutions", table 1 and figure 3: convolutions
+with biases, 5x5 where torchvision has 3x3, local response normalisation in the stem and no batch
+normalisation. Where the paper gives no details, this follows Caffe's ``bvlc_googlenet``: the
+constants of the normalisation, rounding up in pooling layers (``ceil_mode``), and the initial
+weights.
 """
 
 from functools import partial
@@ -34,11 +35,13 @@ from jaxcnn.models.layers import (
 )
 from jaxcnn.models.registry import Builder
 
-# Caffe's "xavier": uniform with the variance 1 / fan_in; biases that keep the ReLUs alive.
+__all__ = ["GoogLeNetOriginal", "googlenet_original"]
+
+# Caffe's "xavier": uniform with the variance 1 / fan_in; positive biases keep the ReLUs active.
 _initial_kernel = nn.initializers.lecun_uniform()
 _initial_bias = nn.initializers.constant(0.2)
 
-# Pixels of the maps that the auxiliary heads were made for, and of those after their pool.
+# Size of the maps that the auxiliary heads were designed for, and after their pooling, in pixels.
 AUXILIARY_MAP, AUXILIARY_POOLED = 14, 4
 
 _Conv = partial(Conv, kernel_init=_initial_kernel, bias_init=_initial_bias)
@@ -49,12 +52,12 @@ _halve = partial(max_pool, kernel_size=3, stride=2, ceil_mode=True)
 
 
 class Inception(Module):
-    """The Inception module: what windows of 1x1, 3x3 and 5x5 see, side by side (figure 2).
+    """The Inception module: 1x1, 3x3 and 5x5 convolutions and pooling, concatenated (figure 2).
 
     Attributes:
         widths: channels of the convolutions.
-        naive: leave out the 1x1 convolutions that reduce the channels before the larger windows
-            and after the pool (figure 2a rather than 2b), with their widths.
+        naive: whether to leave out the 1x1 convolutions that reduce the channels, before the 3x3
+            and 5x5 convolutions and after the pooling (figure 2a instead of 2b).
     """
 
     widths: InceptionWidths
@@ -62,7 +65,7 @@ class Inception(Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, H, W, C']``, the branches' channels one after another."""
+        """Map ``[N, H, W, C]`` to ``[N, H, W, C']``, the branches' channels in order."""
         widths = self.widths
 
         def point(x: jax.Array, name: str) -> jax.Array:
@@ -83,13 +86,11 @@ class Inception(Module):
 
 
 class AuxiliaryHead(Module):
-    """A classifier of a map between, in training (section 5).
-
-    Average pooling, a 1x1 convolution and two dense layers.
+    """An auxiliary head: average pooling, a 1x1 convolution, two dense layers (section 5).
 
     Attributes:
-        num_classes: length of its logits.
-        dropout: probability with which an input of the last layer is dropped.
+        num_classes: number of its logits.
+        dropout: dropout rate of the last layer's input.
     """
 
     num_classes: int
@@ -97,11 +98,12 @@ class AuxiliaryHead(Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]``, of 14 to 16 pixels a side, to ``[N, num_classes]``."""
+        """Map ``[N, H, W, C]``, 14 to 16 pixels high and wide, to ``[N, num_classes]``."""
         if not all(AUXILIARY_MAP <= size < AUXILIARY_MAP + 3 for size in x.shape[1:3]):
             raise UserError(
-                "The auxiliary heads take maps of 14 to 16 pixels a side, so images of 223 to 270, "
-                f"but theirs is {x.shape[1]}x{x.shape[2]}; use such images or aux_logits=False."
+                "The auxiliary heads need images 223 to 270 pixels high and wide, whose maps there "
+                f"are 14 to 16; this map is {x.shape[1]}x{x.shape[2]}. Use such images, or "
+                "aux_logits=False."
             )
         x = avg_pool(x, 5, 3)
         x = flatten(nn.relu(_Conv(128, 1, name="conv")(x)))
@@ -113,15 +115,16 @@ class AuxiliaryHead(Module):
 
 
 class GoogLeNetOriginal(Classifier):
-    """A stem, nine Inception modules, averaging, and one dense layer.
+    """A stem, nine Inception modules, pooling, and one dense layer.
 
-    In training two auxiliary heads look at the maps between, if there are any; their dense layers
-    take images of 223 to 270 pixels a side. Without them any size from 31 on will do.
+    In training, two auxiliary heads classify intermediate feature maps, unless they are disabled.
+    Their dense layers fix the size of the images: 223 to 270 pixels high and wide. In evaluation,
+    and without the heads, any size from 31 pixels works.
 
     Attributes:
         aux_logits: whether there are auxiliary heads.
-        dropout: probability with which an input of the last layer is dropped.
-        dropout_aux: likewise of the auxiliary heads.
+        dropout: dropout rate of the last layer's input.
+        dropout_aux: dropout rate of the auxiliary heads.
     """
 
     first_conv: ClassVar[str] = "conv1"
@@ -135,7 +138,7 @@ class GoogLeNetOriginal(Classifier):
 
     @nn.compact
     def forward(self, x: jax.Array, train: bool = False) -> jax.Array | GoogLeNetOutputs:
-        """Maps ``[N, H, W, C]`` to ``[N, num_classes]``."""
+        """Map ``[N, H, W, C]`` to ``[N, num_classes]``."""
         x = nn.relu(_Conv(64, 7, stride=2, padding=3, name="conv1")(x))
         x = _normalize(_halve(x))
         x = nn.relu(_Conv(64, 1, name="conv2_reduce")(x))
@@ -155,11 +158,11 @@ class GoogLeNetOriginal(Classifier):
         return logits
 
     def _auxiliary_head(self, x: jax.Array, train: bool, name: str) -> jax.Array | None:
-        """The logits of an auxiliary head, in training."""
+        """The logits of an auxiliary head in training, else None."""
         head = AuxiliaryHead(self.num_classes, self.dropout_aux, name=name)
         if train:
             return head(x, train)
-        if self.is_initializing():  # for its parameters, whatever the size of these images
+        if self.is_initializing():  # create its parameters, whatever the size of the images
             head(jnp.zeros((1, AUXILIARY_MAP, AUXILIARY_MAP, x.shape[-1]), x.dtype))
         return None
 
@@ -168,6 +171,6 @@ googlenet_original = Builder(
     "googlenet_original",
     GoogLeNetOriginal,
     "GoogLeNet as published",
-    parameters=6_998_552,  # without the auxiliary heads, as torchvision counts its own
+    parameters=6_998_552,  # without the auxiliary heads, as torchvision counts
     multiply_adds=1_582_671_872,
 )

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxcnn.models.blocks import BasicConv, transform_input
 from jaxcnn.models.classifier import Classifier
-from jaxcnn.models.googlenet import ConvNormRelu, from_imagenets_to_tensorflows_scale
 from jaxcnn.models.layers import (
     Dropout,
     Linear,
@@ -25,24 +25,26 @@ from jaxcnn.models.layers import (
 from jaxcnn.models.layers.module import pair
 from jaxcnn.models.registry import Builder
 
-# torchvision cuts the initial weights off at 2, 20 standard deviations away: so at nothing.
+__all__ = ["Inception3", "inception_v3"]
+
+# torchvision truncates at +-2, 20 standard deviations: no value is ever that large.
 _initial_kernel = nn.initializers.normal(0.1)
-# Those of the auxiliary head's last layer. torchvision means its conv1 to begin with 0.01 too, but
-# says so of a module that has no weights itself: it has 0.1 like all others.
+# Of the auxiliary head's last layer. torchvision also sets 0.01 for its conv1, but on a module that
+# has no weights itself, so that conv1 has 0.1 as all others.
 _initial_aux_kernel = nn.initializers.normal(0.001)
 
-InceptionConv = partial(ConvNormRelu, kernel_init=_initial_kernel)
+InceptionConv = partial(BasicConv, kernel_init=_initial_kernel)
 
-# Output channels, kernel size and, if it is not 1, stride.
+# Output channels, kernel size and, unless it is 1, stride.
 Convolution = tuple[Any, ...]
 
 
 class InceptionOutputs(NamedTuple):
-    """What an Inception v3 with its auxiliary head gives in training, each ``[N, num_classes]``.
+    """The outputs of Inception v3 with its auxiliary head in training, each ``[N, num_classes]``.
 
     Attributes:
-        logits: of the network.
-        aux_logits: of the head after the last module of 17x17 pixels.
+        logits: those of the main classifier.
+        aux_logits: those of the auxiliary head after the last module of 17x17 pixels.
     """
 
     logits: jax.Array
@@ -50,12 +52,12 @@ class InceptionOutputs(NamedTuple):
 
 
 class InceptionModule(Module):
-    """What the modules have in common: branches side by side, of convolutions in a row."""
+    """The base class of the modules, which concatenate branches of convolutions."""
 
     def convolve(self, x: jax.Array, train: bool, **convolutions: Convolution) -> jax.Array:
-        """Applies convolutions in turn, by name: ``conv=(features, kernel_size[, stride])``.
+        """Apply convolutions in order, given by name: ``conv=(features, kernel_size[, stride])``.
 
-        They keep the size of the map, but those with a stride have no padding.
+        They keep the size of the map, except that those with a stride have no padding.
         """
         for name, (features, kernel_size, *stride) in convolutions.items():
             height, width = pair(kernel_size)
@@ -64,22 +66,22 @@ class InceptionModule(Module):
         return x
 
     def pooled(self, x: jax.Array, train: bool, features: int) -> jax.Array:
-        """The branch of a 1x1 convolution after averaging."""
+        """The branch of average pooling and a 1x1 convolution."""
         return self.convolve(avg_pool(x, 3, 1, 1), train, branch_pool=(features, 1))
 
 
 class InceptionA(InceptionModule):
-    """A 5x5 convolution, and two of 3x3 in its place (figure 5).
+    """A branch with a 5x5 convolution beside one with two 3x3 convolutions (figure 5).
 
     Attributes:
-        pool_features: output channels of the branch with the pool.
+        pool_features: output channels of the pooling branch.
     """
 
     pool_features: int
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, H, W, 224 + pool_features]``."""
+        """Map ``[N, H, W, C]`` to ``[N, H, W, 224 + pool_features]``."""
         branch = partial(self.convolve, x, train)
         branches = (
             branch(branch1x1=(64, 1)),
@@ -91,11 +93,11 @@ class InceptionA(InceptionModule):
 
 
 class InceptionB(InceptionModule):
-    """Halves the map of 35x35 pixels (figure 10): convolutions beside a pool."""
+    """Halve the map of 35x35 pixels (figure 10): convolutions beside max pooling."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, (H - 1) / 2, (W - 1) / 2, 480 + C]``."""
+        """Map ``[N, H, W, C]`` to ``[N, (H - 1) / 2, (W - 1) / 2, 480 + C]``."""
         branch = partial(self.convolve, x, train)
         branches = (
             branch(branch3x3=(384, 3, 2)),
@@ -106,17 +108,17 @@ class InceptionB(InceptionModule):
 
 
 class InceptionC(InceptionModule):
-    """7x7 convolutions, each factored into one of 1x7 and one of 7x1 (figure 6, n = 7).
+    """7x7 convolutions, each factored into 1x7 and 7x1 (figure 6, n = 7).
 
     Attributes:
-        channels_7x7: channels between those.
+        channels_7x7: channels between the factors.
     """
 
     channels_7x7: int
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, H, W, 768]``."""
+        """Map ``[N, H, W, C]`` to ``[N, H, W, 768]``."""
         between, row, column = self.channels_7x7, (1, 7), (7, 1)
         branch = partial(self.convolve, x, train)
         branches = (
@@ -139,11 +141,11 @@ class InceptionC(InceptionModule):
 
 
 class InceptionD(InceptionModule):
-    """Halves the map of 17x17 pixels: convolutions beside a pool."""
+    """Halve the map of 17x17 pixels: convolutions beside max pooling."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, (H - 1) / 2, (W - 1) / 2, 512 + C]``."""
+        """Map ``[N, H, W, C]`` to ``[N, (H - 1) / 2, (W - 1) / 2, 512 + C]``."""
         branch = partial(self.convolve, x, train)
         branches = (
             branch(branch3x3_1=(192, 1), branch3x3_2=(320, 3, 2)),
@@ -159,11 +161,11 @@ class InceptionD(InceptionModule):
 
 
 class InceptionE(InceptionModule):
-    """3x3 convolutions whose factors of 1x3 and 3x1 stand side by side (figure 7)."""
+    """3x3 convolutions followed by 1x3 and 3x1 convolutions in parallel (figure 7)."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, H, W, 2048]``."""
+        """Map ``[N, H, W, C]`` to ``[N, H, W, 2048]``."""
         row, column = (1, 3), (3, 1)
         branch = partial(self.convolve, x, train)
         single = branch(branch3x3_1=(384, 1))
@@ -180,17 +182,17 @@ class InceptionE(InceptionModule):
 
 
 class InceptionAux(Module):
-    """The auxiliary head: pooling, a 1x1 and a 5x5 convolution, averaging, one layer (figure 8).
+    """The auxiliary head: a 1x1 and a 5x5 convolution between poolings, one layer (figure 8).
 
     Attributes:
-        num_classes: length of its logits.
+        num_classes: number of its logits.
     """
 
     num_classes: int
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, num_classes]``; the map has at least 17x17 pixels."""
+        """Map ``[N, H, W, C]`` to ``[N, num_classes]``; the map has at least 17x17 pixels."""
         x = InceptionConv(128, 1, name="conv0")(avg_pool(x, 5, 3), train)
         x = InceptionConv(768, 5, name="conv1")(x, train)
         x = flatten(adaptive_avg_pool(x, 1))
@@ -198,16 +200,16 @@ class InceptionAux(Module):
 
 
 class Inception3(Classifier):
-    """``torchvision.models.Inception3``: a stem, eleven modules, averaging, one layer.
+    """``torchvision.models.Inception3``: a stem, eleven modules, pooling, one layer.
 
-    The modules work on maps of 35x35, 17x17 and 8x8 pixels. In training the auxiliary head, if
-    there is one, looks at the last of 17x17; it takes images from 299x299 pixels on.
+    With images of 299x299 pixels the modules have maps of 35x35, 17x17 and 8x8 pixels. In training,
+    the auxiliary head classifies the last map of 17x17; it needs images of at least 299x299.
 
     Attributes:
-        aux_logits: whether there is the auxiliary head.
-        transform_input: whether images come normalised for torchvision's other networks, and are
-            to be brought to the scale of TensorFlow's, for its weights.
-        dropout: probability with which an input of the last layer is dropped.
+        aux_logits: whether there is an auxiliary head.
+        transform_input: whether to rescale images normalised as for torchvision's other networks,
+            for weights from TensorFlow: see :func:`~jaxcnn.models.blocks.transform_input`.
+        dropout: dropout rate of the last layer's input.
     """
 
     first_conv: ClassVar[str] = "Conv2d_1a_3x3.conv"
@@ -224,9 +226,9 @@ class Inception3(Classifier):
 
     @nn.compact
     def forward(self, x: jax.Array, train: bool = False) -> jax.Array | InceptionOutputs:
-        """Maps ``[N, H, W, C]`` to ``[N, num_classes]``."""
+        """Map ``[N, H, W, C]`` to ``[N, num_classes]``."""
         if self.transform_input:
-            x = from_imagenets_to_tensorflows_scale(x)
+            x = transform_input(x)
         x = InceptionConv(32, 3, 2, name="Conv2d_1a_3x3")(x, train)
         x = InceptionConv(32, 3, name="Conv2d_2a_3x3")(x, train)
         x = InceptionConv(64, 3, padding=1, name="Conv2d_2b_3x3")(x, train)
@@ -250,13 +252,13 @@ class Inception3(Classifier):
         return logits if aux_logits is None else InceptionOutputs(logits, aux_logits)
 
     def _auxiliary_head(self, x: jax.Array, train: bool) -> jax.Array | None:
-        """The auxiliary logits in training, if there is the head."""
+        """The auxiliary logits in training, if there is an auxiliary head, else None."""
         if not self.aux_logits:
             return None
         head = InceptionAux(self.num_classes, name="AuxLogits")
         if train:
             return head(x, train)
-        if self.is_initializing():  # for its parameters, even if these images are too small for it
+        if self.is_initializing():  # create its parameters, even if the images are too small for it
             head(jnp.zeros((1, 17, 17, x.shape[-1]), x.dtype))
         return None
 

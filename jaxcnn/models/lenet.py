@@ -1,4 +1,4 @@
-"""LeNet-5, in the form that textbooks teach: ReLU, max pooling, and a dense third convolution.
+"""LeNet-5 as in textbooks: with ReLU, max pooling, and a dense layer as third convolution.
 
 LeCun, Bottou, Bengio and Haffner 1998, "Gradient-based learning applied to document recognition",
 section II.B.
@@ -13,12 +13,14 @@ from jaxcnn.models.classifier import Classifier
 from jaxcnn.models.layers import Conv, Linear, flatten, max_pool
 from jaxcnn.models.registry import Builder
 
+__all__ = ["LeNet5", "lenet5"]
+
 
 class LeNet5(Classifier):
-    """Two convolutions of 5x5, each pooled by 2, and three dense layers (400-120-84-classes).
+    """Two 5x5 convolutions, each with 2x2 pooling, and three dense layers (400-120-84-classes).
 
-    Images of 32x32 pixels (pad the 28x28 of MNIST by two); 61,706 parameters for one channel
-    and ten classes.
+    For images of 32x32 pixels (pad MNIST's 28x28 by two on each side). 61,706 parameters with one
+    channel and ten classes.
     """
 
     first_conv: ClassVar[str] = "conv1"
@@ -32,7 +34,7 @@ class LeNet5(Classifier):
 
     @nn.compact
     def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, 32, 32, C]`` to ``[N, num_classes]``."""
+        """Map ``[N, 32, 32, C]`` to ``[N, num_classes]``."""
         x = max_pool(nn.relu(Conv(6, 5, name="conv1")(x)), 2)
         x = max_pool(nn.relu(Conv(16, 5, name="conv2")(x)), 2)
         x = flatten(x)

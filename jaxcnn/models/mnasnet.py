@@ -10,6 +10,7 @@ from typing import ClassVar
 import jax
 from flax import linen as nn
 
+from jaxcnn.models.blocks import make_divisible
 from jaxcnn.models.classifier import Classifier
 from jaxcnn.models.layers import (
     BatchNorm,
@@ -24,13 +25,14 @@ from jaxcnn.models.layers import (
     flatten,
     kaiming_normal_fan_out,
 )
-from jaxcnn.models.mobilenet_v2 import make_divisible
 from jaxcnn.models.registry import Builder
+
+__all__ = ["MNASNet", "mnasnet0_5", "mnasnet0_75", "mnasnet1_0", "mnasnet1_3"]
 
 # The paper's momentum is TensorFlow's 0.9997.
 _BatchNorm = partial(BatchNorm, momentum=1 - 0.9997)
 
-# Channels, kernel, stride, expansion and repetitions of each stack of inverted residuals.
+# Channels, kernel size, stride, expansion and repetitions of each stack of inverted residuals.
 _STACKS = (
     (24, 3, 2, 3, 3),
     (40, 5, 2, 3, 3),
@@ -44,7 +46,7 @@ _STACKS = (
 def _conv(
     features: int, kernel_size: int = 1, stride: int = 1, groups: int = 1
 ) -> tuple[LayerFactory, LayerFactory]:
-    """A convolution that keeps the map's size but for the stride, and its norm."""
+    """A convolution, padded to keep the map's size at stride 1, and its norm."""
     conv = partial(
         Conv,
         features,
@@ -62,13 +64,13 @@ _relu = partial(Lambda, nn.relu)
 
 
 class InvertedResidual(Module):
-    """MobileNetV2's block with ReLU: expand, convolve each channel, project ("MBConv").
+    """MobileNetV2's inverted residual block, with ReLU ("MBConv").
 
     Attributes:
         features: output channels.
-        kernel_size: of the convolution of each channel.
-        stride: likewise.
-        expansion: channels between the two 1x1 convolutions, over those of the input.
+        kernel_size: of the depthwise convolution.
+        stride: of the depthwise convolution.
+        expansion: channels of the depthwise convolution, as a multiple of the input's.
     """
 
     features: int
@@ -78,7 +80,7 @@ class InvertedResidual(Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, H / stride, W / stride, features]``."""
+        """Map ``[N, H, W, C]`` to ``[N, H / stride, W / stride, features]``."""
         channels = x.shape[-1]
         expanded = channels * self.expansion
         expand = _conv(expanded)
@@ -94,7 +96,7 @@ class MNASNet(Classifier):
 
     Attributes:
         alpha: multiplies the channels of every layer but the last convolution.
-        dropout: probability with which training drops an input of the last layer.
+        dropout: dropout rate of the last layer's input.
     """
 
     first_conv: ClassVar[str] = "layers.0"
@@ -108,7 +110,7 @@ class MNASNet(Classifier):
 
     @nn.compact
     def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, num_classes]``."""
+        """Map ``[N, H, W, C]`` to ``[N, num_classes]``."""
 
         def width(channels: int) -> int:
             return make_divisible(channels * self.alpha)

@@ -12,7 +12,7 @@ import jax
 from flax import linen as nn
 
 from jaxcnn.errors import UserError
-from jaxcnn.models.blocks import ConvNormActivation
+from jaxcnn.models.blocks import ConvNormActivation, check_width, make_divisible
 from jaxcnn.models.classifier import Classifier
 from jaxcnn.models.layers import (
     BatchNorm,
@@ -28,6 +28,8 @@ from jaxcnn.models.layers import (
 )
 from jaxcnn.models.registry import Builder
 
+__all__ = ["MobileNetV2", "mobilenet_v2"]
+
 # Table 2: expansion t, channels c, repetitions n, stride s.
 _BOTTLENECKS = (
     (1, 16, 1, 1),
@@ -40,35 +42,17 @@ _BOTTLENECKS = (
 )
 
 
-def make_divisible(channels: float, divisor: int = 8) -> int:
-    """The multiple of ``divisor`` nearest to a number of channels.
-
-    At least ``divisor``, and never more than a tenth below the number: how the MobileNets and
-    those after them round the channels that a width multiplier gives.
-    """
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded if rounded >= 0.9 * channels else rounded + divisor
-
-
-def check_width(width_mult: float) -> None:
-    """Checks that a width multiplier is positive.
-
-    Raises:
-        UserError: if it is not.
-    """
-    if not width_mult > 0:
-        raise UserError(f"width_mult must be more than 0; it is {width_mult}.")
-
-
 class InvertedResidual(Module):
-    """A bottleneck the other way round: expand, convolve each channel, project (figure 4d).
+    """The inverted residual block (figure 4d).
 
-    The shortcut joins the narrow ends, which have no activation.
+    A 1x1 convolution that expands, a depthwise convolution, and a 1x1 convolution that projects,
+    without activation. The shortcut connects the narrow ends.
 
     Attributes:
         features: output channels.
-        stride: of the 3x3 convolution.
-        expand_ratio: channels between the ends, over those of the input; at 1 nothing expands.
+        stride: of the depthwise convolution.
+        expand_ratio: channels of the depthwise convolution, as a multiple of the input's; at 1
+            the first convolution is left out.
         norm_layer: factory of the norms.
     """
 
@@ -79,7 +63,7 @@ class InvertedResidual(Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, H / stride, W / stride, features]``."""
+        """Map ``[N, H, W, C]`` to ``[N, H / stride, W / stride, features]``."""
         channels = x.shape[-1]
         expanded = round(channels * self.expand_ratio)
         conv = partial(
@@ -96,16 +80,17 @@ class InvertedResidual(Module):
 
 
 class MobileNetV2(Classifier):
-    """``torchvision.models.MobileNetV2``: a stem, inverted residuals, a wide end, one layer.
+    """``torchvision.models.MobileNetV2``: a stem, inverted residuals, a wide convolution, a layer.
 
     Attributes:
-        width_mult: multiplies the channels of every layer (the last convolution's: if above 1).
-        inverted_residual_setting: rows of table 2, each of expansion, channels, repetitions and
+        width_mult: multiplies the channels of every layer (of the last convolution only if it is
+            above 1).
+        inverted_residual_setting: rows of table 2, each with expansion, channels, repetitions and
             stride; None: the paper's.
-        round_nearest: what the multiplied channels are rounded to a multiple of; 1: whole ones.
-        norm_layer: factory of the norms, called as ``norm_layer(name=...)``; the module it gives
-            is called with ``(x, train)``. None: :class:`~jaxcnn.models.layers.BatchNorm`.
-        dropout: probability with which training drops an input of the last layer.
+        round_nearest: channels are rounded to a multiple of this.
+        norm_layer: see :func:`~jaxcnn.models.layers.norm_factory`; None:
+            :class:`~jaxcnn.models.layers.BatchNorm`.
+        dropout: dropout rate of the last layer's input.
     """
 
     first_conv: ClassVar[str] = "features.0.0"
@@ -122,7 +107,7 @@ class MobileNetV2(Classifier):
 
     @nn.compact
     def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, num_classes]``."""
+        """Map ``[N, H, W, C]`` to ``[N, num_classes]``."""
         check_width(self.width_mult)
         if self.round_nearest < 1:
             raise UserError(f"round_nearest must be at least 1; it is {self.round_nearest}.")
@@ -141,7 +126,7 @@ class MobileNetV2(Classifier):
             for expand_ratio, channels, repetitions, stride in rows
             for index in range(repetitions)
         ]
-        # The end stays wide in narrow networks.
+        # The last convolution stays wide in narrow networks.
         last = partial(conv, width(1280, max(1.0, self.width_mult)), kernel_size=1)
         features = (partial(conv, width(32), kernel_size=3, stride=2), *blocks, last)
         x = flatten(adaptive_avg_pool(Sequential(features, name="features")(x, train), 1))
@@ -152,7 +137,7 @@ class MobileNetV2(Classifier):
 
 
 def _checked_rows(setting: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
-    """The rows of an ``inverted_residual_setting``, if they are what they must be."""
+    """The rows of an ``inverted_residual_setting``, checked."""
     for row in setting:
         if not isinstance(row, Sequence) or len(row) != 4 or row[3] not in (1, 2):
             raise UserError(

@@ -11,7 +11,14 @@ from typing import ClassVar, NamedTuple
 import jax
 from flax import linen as nn
 
-from jaxcnn.models.blocks import Activation, ConvNormActivation, SqueezeExcitation
+from jaxcnn.models.blocks import (
+    Activation,
+    ConvNormActivation,
+    SqueezeExcitation,
+    check_width,
+    inverted_residual_layers,
+    make_divisible,
+)
 from jaxcnn.models.classifier import Classifier
 from jaxcnn.models.layers import (
     BatchNorm,
@@ -24,10 +31,11 @@ from jaxcnn.models.layers import (
     adaptive_avg_pool,
     flatten,
 )
-from jaxcnn.models.mobilenet_v2 import check_width, make_divisible
 from jaxcnn.models.registry import Builder
 
-# TensorFlow's 0.001 and 0.99, with which the networks were published.
+__all__ = ["MobileNetV3", "mobilenet_v3_large", "mobilenet_v3_small"]
+
+# TensorFlow's constants (eps 0.001, momentum 0.99), with which the networks were published.
 _BatchNorm = partial(BatchNorm, eps=0.001, momentum=0.01)
 
 
@@ -42,51 +50,12 @@ class Bneck(NamedTuple):
     stride: int
 
 
-def inverted_residual_layers(
-    channels: int,
-    expanded: int,
-    features: int,
-    kernel_size: int,
-    stride: int,
-    *,
-    dilation: int = 1,
-    activation: Activation,
-    squeeze: LayerFactory | None,
-    norm_layer: LayerFactory,
-) -> Sequence[LayerFactory]:
-    """The branch of an inverted residual: expand, convolve each channel, squeeze, project.
-
-    Args:
-        channels: of the input.
-        expanded: channels between the two 1x1 convolutions; if as many as the input's, the first
-            is left out.
-        features: output channels.
-        kernel_size: of the convolution of each channel.
-        stride: likewise.
-        dilation: likewise.
-        activation: of all but the last convolution, which has none.
-        squeeze: squeeze-and-excitation before the last convolution; None: none.
-        norm_layer: factory of the norms.
-
-    Returns:
-        The factories of its layers.
-    """
-    conv = partial(ConvNormActivation, norm_layer=norm_layer, activation=activation)
-    expand = partial(conv, expanded, kernel_size=1)
-    depthwise = partial(
-        conv, expanded, kernel_size=kernel_size, stride=stride, dilation=dilation, groups=expanded
-    )
-    project = partial(conv, features, kernel_size=1, activation=None)
-    layers = (expand if expanded != channels else None, depthwise, squeeze, project)
-    return tuple(layer for layer in layers if layer is not None)
-
-
 class InvertedResidual(Module):
     """The block of MobileNetV2 with squeeze-and-excitation between its ends (figure 4).
 
     Attributes:
-        row: its row of the table, its channels those of this network.
-        dilation: of the convolution of each channel; above 1 it takes the stride's place.
+        row: its row of the table, with the channels of this network.
+        dilation: of the depthwise convolution; above 1 it replaces the stride.
         norm_layer: factory of the norms.
     """
 
@@ -96,7 +65,7 @@ class InvertedResidual(Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, H / stride, W / stride, features]``."""
+        """Map ``[N, H, W, C]`` to ``[N, H / stride, W / stride, features]``."""
         row, channels = self.row, x.shape[-1]
         squeeze = partial(
             SqueezeExcitation,
@@ -115,7 +84,7 @@ class InvertedResidual(Module):
             norm_layer=self.norm_layer,
         )
         y = Sequential(layers, name="block")(x, train)
-        # As in torchvision, a block that dilates instead of striding has no shortcut either.
+        # As in torchvision, a block whose stride became a dilation has no shortcut either.
         return x + y if row.stride == 1 and channels == row.features else y
 
 
@@ -123,17 +92,16 @@ class MobileNetV3(Classifier):
     """``torchvision.models.MobileNetV3``: a stem, inverted residuals, pooling, two layers.
 
     Attributes:
-        rows: of table 1 or 2, for ``width_mult=1``. The last three have stride 32 over the whole
-            network.
-        last_channel: features of the layer before the last, likewise.
+        rows: of table 1 or 2, at ``width_mult=1``. The last three have stride 32, relative to the
+            image.
+        last_channel: features of the second to last layer, at ``width_mult=1``.
         width_mult: multiplies the channels of every layer.
-        reduced_tail: halve the channels of the last three blocks and what follows, for dense
-            predictions (section 6.4).
-        dilated: dilate the last three blocks in place of their stride, likewise.
-        norm_layer: factory of the norms, called as ``norm_layer(name=...)``; the module it gives
-            is called with ``(x, train)``. None: :class:`~jaxcnn.models.layers.BatchNorm` with
-            ``eps=0.001`` and ``momentum=0.01``.
-        dropout: probability with which training drops an input of the last layer.
+        reduced_tail: whether to halve the channels of the last three blocks and of what follows,
+            for dense prediction (section 6.4).
+        dilated: whether the last three blocks have a dilation instead of a stride, likewise.
+        norm_layer: see :func:`~jaxcnn.models.layers.norm_factory`; None:
+            :class:`~jaxcnn.models.layers.BatchNorm` with ``eps=0.001`` and ``momentum=0.01``.
+        dropout: dropout rate of the last layer's input.
     """
 
     first_conv: ClassVar[str] = "features.0.0"
@@ -150,7 +118,7 @@ class MobileNetV3(Classifier):
 
     @nn.compact
     def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, num_classes]``."""
+        """Map ``[N, H, W, C]`` to ``[N, num_classes]``."""
         check_width(self.width_mult)
         norm_layer = self.norm_layer or _BatchNorm
         conv = partial(ConvNormActivation, norm_layer=norm_layer, activation=nn.hard_swish)
@@ -162,7 +130,7 @@ class MobileNetV3(Classifier):
         blocks = []
         for index, row in enumerate(self.rows):
             row = row._replace(
-                # The tail's first block expands the channels that come before the tail.
+                # The tail's first block expands the channels of the block before the tail.
                 expanded=width(row.expanded, divider if index > tail else 1),
                 features=width(row.features, divider if index >= tail else 1),
             )

@@ -1,8 +1,8 @@
 """Network in network.
 
-Lin, Chen and Yan 2013, "Network in network", in its authors' form for ImageNet, here with the
-last block's 3x3 convolution straight to the classes. The paper leaves the initial weights open;
-these are He's for ReLU (He et al. 2015, "Delving deep into rectifiers").
+Lin, Chen and Yan 2013, "Network in network", as its authors' network for ImageNet, except that
+the last block's 3x3 convolution already outputs the classes. The paper does not give the initial
+weights; these are He's for ReLU (He et al. 2015, "Delving deep into rectifiers").
 """
 
 from functools import partial
@@ -15,19 +15,21 @@ from jaxcnn.models.classifier import Classifier
 from jaxcnn.models.layers import Conv, Dropout, Module, adaptive_avg_pool, flatten, max_pool
 from jaxcnn.models.registry import Builder
 
+__all__ = ["NiN", "nin"]
+
 _Conv = partial(Conv, kernel_init=nn.initializers.he_normal(), bias_init=nn.initializers.zeros)
 
 
 class MlpConv(Module):
-    """A multilayer perceptron that slides over the image (section 3.1).
+    """A multilayer perceptron applied at each position of the image (section 3.1).
 
-    It is a convolution, then two of 1x1, each with ReLU.
+    A convolution, then two 1x1 convolutions, each with ReLU.
 
     Attributes:
         features: output channels of all three.
         kernel_size: of the first.
-        stride: likewise.
-        padding: likewise.
+        stride: of the first.
+        padding: of the first.
     """
 
     features: int
@@ -37,7 +39,7 @@ class MlpConv(Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, H', W', features]``."""
+        """Map ``[N, H, W, C]`` to ``[N, H', W', features]``."""
         conv = _Conv(self.features, self.kernel_size, self.stride, self.padding, name="conv")
         x = nn.relu(conv(x))
         x = nn.relu(_Conv(self.features, 1, name="mlp1")(x))
@@ -45,13 +47,13 @@ class MlpConv(Module):
 
 
 class NiN(Classifier):
-    """Four multilayer perceptrons that slide, and no dense layer.
+    """Four :class:`MlpConv` blocks, and no dense layer.
 
-    The last has a map for every class, whose mean is the logit: global average pooling (section
-    3.2).
+    The last block outputs one map per class; its mean is the logit: global average pooling
+    (section 3.2).
 
     Attributes:
-        dropout: probability with which an input of the last block is dropped.
+        dropout: dropout rate of the last block's input.
     """
 
     first_conv: ClassVar[str] = "mlpconv1.conv"
@@ -62,7 +64,7 @@ class NiN(Classifier):
 
     @nn.compact
     def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, num_classes]``."""
+        """Map ``[N, H, W, C]`` to ``[N, num_classes]``."""
         x = max_pool(MlpConv(96, 11, stride=4, name="mlpconv1")(x), 3, 2)
         x = max_pool(MlpConv(256, 5, padding=2, name="mlpconv2")(x), 3, 2)
         x = max_pool(MlpConv(384, 3, padding=1, name="mlpconv3")(x), 3, 2)

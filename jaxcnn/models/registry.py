@@ -1,15 +1,14 @@
-"""Which networks there are, by torchvision's names."""
+"""The registry of networks, by torchvision's names."""
 
 import dataclasses
 import inspect
 from typing import Any, Generic, TypeVar
 
-import jax.numpy as jnp
-
 from jaxcnn.errors import UserError, suggest
 from jaxcnn.models.classifier import Classifier
-from jaxcnn.models.layers import NORMS
 from jaxcnn.models.published import PUBLISHED
+
+__all__ = ["ModelInfo", "builder_arguments", "create_model", "list_models", "model_info"]
 
 M = TypeVar("M", bound=Classifier)
 
@@ -18,18 +17,18 @@ _BUILDERS: dict[str, "Builder[Any]"] = {}
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """What is known of an architecture.
+    """Size, cost, accuracy and paper of an architecture.
 
     Attributes:
-        name: torchvision's.
-        family: the networks that are variants of one another: the file that defines them.
-        parameters: how many it has with its default arguments (GoogLeNet's without its auxiliary
-            heads, as torchvision counts).
-        multiply_adds: how many a forward pass of one image of ``input_size`` takes.
-        input_size: height and width of the images that it was made for, in pixels.
-        top1: accuracy of torchvision's default weights on ImageNet's validation images, 0 to 1;
-            None: it has published none.
-        top5: likewise.
+        name: torchvision's name.
+        family: name of the module that defines the network and its variants.
+        parameters: number of parameters with the default arguments (of GoogLeNet without its
+            auxiliary heads, as torchvision counts).
+        multiply_adds: number of multiply-adds of a forward pass of one image of ``input_size``.
+        input_size: height and width, in pixels, of the images the network was designed for.
+        top1: top-1 accuracy of torchvision's default weights on ImageNet's validation images, 0 to
+            1; None: torchvision publishes no weights.
+        top5: top-5 accuracy, likewise.
         paper: where the network was published.
     """
 
@@ -44,23 +43,23 @@ class ModelInfo:
 
 
 class Builder(Generic[M]):
-    """One named architecture: a module class and the arguments that make it this variant.
+    """The builder of one architecture: a module class and the arguments of this variant.
 
-    Calling it gives the module. It takes, by keyword, the arguments of the class that the
-    variant leaves open, with torchvision's names and defaults, and Flax's ``dtype`` (of the
+    Calling it returns the module. It accepts, by keyword, the arguments of the class that the
+    variant does not fix, with torchvision's names and defaults, and Flax's ``dtype`` (of the
     computation; None: promoted from the input and the parameters) and ``param_dtype``.
-    ``norm_layer``, where there is one, may be a name of
-    :data:`~jaxcnn.models.layers.NORMS` (``"group"``, ...).
+    ``norm_layer``, where a network has it, is a key of :data:`~jaxcnn.models.layers.NORMS`
+    (``"group"``, ...) or any factory; see :func:`~jaxcnn.models.layers.norm_factory`.
 
     Args:
         name: torchvision's name of the builder.
-        module: the class that it builds.
+        module: the class to build.
         doc: the network's name in words, for ``help()``.
-        paper: where it was published; None: with the class.
-        parameters: how many it has; None: what torchvision publishes.
-        multiply_adds: of a forward pass of one image; None: what torchvision publishes.
-        defaults: arguments whose default is not the class's.
-        **fixed: arguments that make the variant; not open to the caller.
+        paper: where it was published; None: the paper of the class.
+        parameters: number of parameters; None: as torchvision publishes.
+        multiply_adds: of a forward pass of one image; None: as torchvision publishes.
+        defaults: arguments whose default differs from the class's.
+        **fixed: arguments that define the variant; the caller cannot set them.
     """
 
     def __init__(
@@ -110,28 +109,23 @@ class Builder(Generic[M]):
         _BUILDERS[name] = self
 
     def __call__(self, **kwargs: Any) -> M:
-        """Builds the module.
+        """Build the module.
 
         Raises:
-            UserError: for an argument that this architecture does not take, or an unknown norm.
+            UserError: for an unexpected argument or an invalid value.
         """
         for key in kwargs:
-            if key not in self.defaults:
-                fixed = f" (it is {self.fixed[key]!r} in {self.name})" if key in self.fixed else ""
+            if key in self.fixed:
                 raise UserError(
-                    f"{self.name}() takes no argument {key!r}{fixed}; "
-                    f"it takes {', '.join(self.defaults)}."
+                    f"{self.name}() does not accept {key!r}: it is {self.fixed[key]!r} in "
+                    f"{self.name}; accepted: {', '.join(self.defaults)}."
                 )
-        arguments = self.fixed | self.defaults | kwargs
-        for key in ("dtype", "param_dtype"):
-            if arguments[key] is not None:
-                arguments[key] = jnp.dtype(arguments[key])
-        norm = arguments.get("norm_layer")
-        if isinstance(norm, str):
-            if norm not in NORMS:
-                raise UserError(f"There is no norm_layer {norm!r}; {suggest(norm, NORMS)}")
-            arguments["norm_layer"] = NORMS[norm]
-        return self.module(**arguments)
+            if key not in self.defaults:
+                raise UserError(
+                    f"{self.name}() got an unexpected argument {key!r}; accepted: "
+                    f"{', '.join(self.defaults)}."
+                )
+        return self.module(**self.fixed | self.defaults | kwargs)
 
     def __repr__(self) -> str:
         return f"<builder {self.name}{self.__signature__}>"
@@ -139,24 +133,25 @@ class Builder(Generic[M]):
 
 def _builder(name: str) -> Builder[Any]:
     if name not in _BUILDERS:
-        raise UserError(f"There is no model {name!r}; {suggest(name, list_models())}")
+        raise UserError(f"Unknown model {name!r}; {suggest(name, list_models())}")
     return _BUILDERS[name]
 
 
 def create_model(name: str, **kwargs: Any) -> Classifier:
-    """Builds a network by its name.
+    """Build a network by its name.
 
     Args:
         name: one of :func:`list_models`.
-        **kwargs: the builder's arguments; ``num_classes``, ``dtype``, ``param_dtype`` and
-            ``weight_init`` are every model's, the others are torchvision's (see
+        **kwargs: the builder's arguments. Every model accepts ``num_classes``, ``dtype``,
+            ``param_dtype`` and ``weight_init``; the others are torchvision's (see
             :func:`builder_arguments`).
 
     Returns:
-        The Flax module, without variables: ``model.init(key, images)`` makes those.
+        The Flax module, without variables: ``model.init(key, images)`` creates those.
 
     Raises:
-        UserError: for an unknown name (with the nearest known ones) or argument.
+        UserError: for an unknown name (the message suggests the nearest), an unexpected argument
+            or an invalid value.
 
     Example::
 
@@ -166,11 +161,11 @@ def create_model(name: str, **kwargs: Any) -> Classifier:
 
 
 def list_models(family: str | None = None) -> list[str]:
-    """The names that :func:`create_model` takes, sorted.
+    """The names that :func:`create_model` accepts, sorted.
 
     Args:
-        family: only its members: ``"resnet"``, ``"vgg"``, ... (:attr:`ModelInfo.family`); None:
-            all there are.
+        family: list only this family: ``"resnet"``, ``"vgg"``, ... (:attr:`ModelInfo.family`);
+            None: all.
 
     Raises:
         UserError: for an unknown family.
@@ -182,12 +177,12 @@ def list_models(family: str | None = None) -> list[str]:
     """
     families = {builder.info.family for builder in _BUILDERS.values()}
     if family is not None and family not in families:
-        raise UserError(f"There is no family {family!r}; {suggest(family, sorted(families))}")
+        raise UserError(f"Unknown family {family!r}; {suggest(family, sorted(families))}")
     return sorted(n for n, b in _BUILDERS.items() if family in (None, b.info.family))
 
 
 def model_info(name: str) -> ModelInfo:
-    """What is known of an architecture: its size, cost, accuracy and paper.
+    """Size, cost, accuracy and paper of an architecture.
 
     Raises:
         UserError: for an unknown name.

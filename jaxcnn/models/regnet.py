@@ -1,9 +1,9 @@
 """AnyNet and RegNet: Radosavovic et al. 2020, "Designing network design spaces".
 
-A point of the AnyNet design space (section 3.1, figure 3) is a stem, a body of stages, and a head;
-each stage has its depth, width, group width and bottleneck ratio. RegNets (section 3.3) are those
-points whose widths follow a quantised linear rule: :func:`regnet_stages`. Their blocks are the
-X block or, with squeeze-and-excitation, the Y block (section 4). :class:`AnyNet` builds them all.
+A network of the AnyNet design space (section 3.1, figure 3) has a stem, a body of stages, and a
+head; each stage has its own depth, width, group width and bottleneck ratio. RegNets (section 3.3)
+are those whose widths follow a quantised linear rule: :func:`regnet_stages`. Their blocks are the X
+block or, with squeeze-and-excitation, the Y block (section 4). :class:`AnyNet` builds them all.
 """
 
 import itertools
@@ -16,7 +16,12 @@ import jax
 from flax import linen as nn
 
 from jaxcnn.errors import UserError
-from jaxcnn.models.blocks import Activation, ConvNormActivation, SqueezeExcitation
+from jaxcnn.models.blocks import (
+    Activation,
+    ConvNormActivation,
+    SqueezeExcitation,
+    make_divisible,
+)
 from jaxcnn.models.classifier import Classifier
 from jaxcnn.models.layers import (
     BatchNorm,
@@ -26,15 +31,35 @@ from jaxcnn.models.layers import (
     adaptive_avg_pool,
     flatten,
 )
-from jaxcnn.models.mobilenet_v2 import make_divisible
 from jaxcnn.models.registry import Builder
 
-# Widths of the rule are rounded to multiples of this.
+__all__ = [
+    "AnyNet",
+    "anynet",
+    "regnet_stages",
+    "regnet_x_1_6gf",
+    "regnet_x_3_2gf",
+    "regnet_x_8gf",
+    "regnet_x_16gf",
+    "regnet_x_32gf",
+    "regnet_x_400mf",
+    "regnet_x_800mf",
+    "regnet_y_1_6gf",
+    "regnet_y_3_2gf",
+    "regnet_y_8gf",
+    "regnet_y_16gf",
+    "regnet_y_32gf",
+    "regnet_y_128gf",
+    "regnet_y_400mf",
+    "regnet_y_800mf",
+]
+
+# Widths are rounded to multiples of this.
 QUANTUM = 8
 
 
 class Stages(NamedTuple):
-    """What distinguishes the stages of a RegNet, one number for each stage."""
+    """Depth, width and group width of each stage of a RegNet."""
 
     depths: tuple[int, ...]
     widths: tuple[int, ...]
@@ -51,20 +76,20 @@ def regnet_stages(
 ) -> Stages:
     """The stages of a RegNet by the quantised linear rule (section 3.3, equations 2 to 4).
 
-    Block j would like the width ``w_0 + w_a * j``. It gets the nearest ``w_0 * w_m ** s`` with a
-    whole s (nearest on a logarithmic scale), rounded to a multiple of 8; blocks of one width are
-    a stage. Then the stages' bottlenecks are rounded to whole groups.
+    The width of block j, ``w_0 + w_a * j``, is rounded to the nearest ``w_0 * w_m ** s`` with an
+    integer s (nearest on a logarithmic scale), then to a multiple of 8. Consecutive blocks of the
+    same width form a stage. Finally the bottlenecks are rounded to a multiple of the group width.
 
     Args:
-        depth: blocks in all (the paper's d).
+        depth: total number of blocks (the paper's d).
         w_0: initial width, a multiple of 8.
         w_a: slope of the widths.
-        w_m: multiplier between the widths of stages, more than 1.
-        group_width: channels of a group (the paper's g), less where a bottleneck is narrower.
-        bottleneck_ratio: width of a block over that of its bottleneck (the paper's b).
+        w_m: ratio between the widths of consecutive stages, more than 1.
+        group_width: channels per group (the paper's g), fewer where a bottleneck is narrower.
+        bottleneck_ratio: ratio of a block's width to that of its bottleneck (the paper's b).
 
     Raises:
-        UserError: for numbers out of these ranges.
+        UserError: for numbers outside these ranges.
 
     Example::
 
@@ -73,13 +98,13 @@ def regnet_stages(
     """
     if depth < 1 or w_0 < 1 or w_0 % QUANTUM or w_a < 0 or w_m <= 1:
         raise UserError(
-            f"A RegNet takes depth >= 1, w_0 a positive multiple of {QUANTUM}, w_a >= 0 and "
-            f"w_m > 1; they are {depth}, {w_0}, {w_a} and {w_m}."
+            f"A RegNet needs depth >= 1, w_0 a positive multiple of {QUANTUM}, w_a >= 0 and "
+            f"w_m > 1; got depth={depth}, w_0={w_0}, w_a={w_a} and w_m={w_m}."
         )
     if group_width < 1 or bottleneck_ratio <= 0:
         raise UserError(
-            "A RegNet takes group_width >= 1 and bottleneck_ratio > 0; they are "
-            f"{group_width} and {bottleneck_ratio}."
+            "A RegNet needs group_width >= 1 and bottleneck_ratio > 0; got "
+            f"group_width={group_width} and bottleneck_ratio={bottleneck_ratio}."
         )
     exponents = [round(math.log((w_0 + w_a * j) / w_0, w_m)) for j in range(depth)]
     block_widths = [round(w_0 * w_m**s / QUANTUM) * QUANTUM for s in exponents]
@@ -87,8 +112,8 @@ def regnet_stages(
     bottlenecks = [int(width / bottleneck_ratio) for width, _ in runs]
     if min(bottlenecks) < 1:
         raise UserError(
-            f"With bottleneck_ratio={bottleneck_ratio} a stage of this RegNet has no channels in "
-            "its bottleneck; choose a smaller one."
+            f"bottleneck_ratio={bottleneck_ratio} leaves a stage of this RegNet without channels "
+            "in its bottleneck; use a smaller one."
         )
     group_widths = [min(group_width, bottleneck) for bottleneck in bottlenecks]
     widths = [
@@ -99,17 +124,17 @@ def regnet_stages(
 
 
 class Chain(Module):
-    """Layers one after another, as ``Sequential``, but with names.
+    """``Sequential`` with names in place of numbers.
 
     Attributes:
-        layers: names and factories, each called as ``factory(name=...)``.
+        layers: pairs of name and factory, which is called as ``factory(name=...)``.
     """
 
     layers: Sequence[tuple[str, LayerFactory]]
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Applies the layers in turn."""
+        """Apply the layers in order."""
         for name, layer in self.layers:
             x = layer(name=name)(x, train)
         return x
@@ -123,10 +148,10 @@ class XBlock(Module):
     Attributes:
         width: output channels.
         stride: of the 3x3 convolution and of the shortcut.
-        group_width: channels of a group of the 3x3 convolution.
-        bottleneck_ratio: ``width`` over the channels of the 3x3 convolution.
-        se_ratio: channels that squeeze-and-excitation squeezes to, over the block's input
-            channels; None or 0: there is none.
+        group_width: channels per group of the 3x3 convolution.
+        bottleneck_ratio: ratio of ``width`` to the channels of the 3x3 convolution.
+        se_ratio: ratio of the channels in squeeze-and-excitation to the block's input channels;
+            None or 0: no squeeze-and-excitation.
         norm_layer: factory of the norms.
         activation: after each convolution, and after the addition.
     """
@@ -141,15 +166,15 @@ class XBlock(Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, H / stride, W / stride, width]``."""
+        """Map ``[N, H, W, C]`` to ``[N, H / stride, W / stride, width]``."""
         path = ".".join(self.path)
         bottleneck = round(self.width / self.bottleneck_ratio)
         groups, rest = divmod(bottleneck, self.group_width)
         if rest or not groups:
             raise UserError(
                 f"Block {path!r} has a bottleneck of {bottleneck} channels (width {self.width}, "
-                f"bottleneck ratio {self.bottleneck_ratio}), which groups of {self.group_width} "
-                "do not divide; choose a group width that does."
+                f"bottleneck ratio {self.bottleneck_ratio}), which is not divisible by the group "
+                f"width, {self.group_width}; use a group width that divides it."
             )
         conv = partial(ConvNormActivation, norm_layer=self.norm_layer, activation=self.activation)
         project = partial(conv, self.width, 1, activation=None)
@@ -163,9 +188,9 @@ class XBlock(Module):
             if squeezed < 1:
                 raise UserError(
                     f"Block {path!r} with se_ratio={self.se_ratio} would squeeze its "
-                    f"{x.shape[-1]} input channels to {squeezed}; choose a larger se_ratio."
+                    f"{x.shape[-1]} input channels to {squeezed}; use a larger se_ratio."
                 )
-            # Biases stay torch's own.
+            # Biases keep torch's default.
             excite = partial(
                 SqueezeExcitation, squeezed, activation=self.activation, bias_init=None
             )
@@ -177,26 +202,27 @@ class XBlock(Module):
 
 
 class AnyNet(Classifier):
-    """A network of the AnyNet design space, so any RegNet: ``torchvision.models.RegNet``.
+    """A network of the AnyNet design space, which includes ``torchvision.models.RegNet``.
 
-    The stem halves the image; each stage is blocks of one width, the first of them with the
-    stage's stride; the head pools and has one dense layer. Sequences have one number a stage.
+    The stem halves the image; each stage has blocks of one width, the first with the stage's
+    stride; the head is pooling and one dense layer. Sequences have one number per stage.
 
     Attributes:
-        depths: blocks.
+        depths: number of blocks.
         widths: channels of the blocks.
-        group_widths: channels of a group of the 3x3 convolutions.
-        bottleneck_ratios: widths over the channels of the 3x3 convolutions (as in the paper;
-            torchvision's ``bottleneck_multiplier`` is its inverse); None: 1 in every stage.
-        strides: of the first blocks; None: 2 in every stage.
-        se_ratio: channels that squeeze-and-excitation squeezes to, over a block's input
-            channels; None: there is none.
+        group_widths: channels per group of the 3x3 convolutions.
+        bottleneck_ratios: ratios of the widths to the channels of the 3x3 convolutions (as in the
+            paper; torchvision's ``bottleneck_multiplier`` is the inverse); None: 1 in every stage.
+        strides: of the first block; None: 2 in every stage.
+        se_ratio: ratio of the channels in squeeze-and-excitation to a block's input channels;
+            None: no squeeze-and-excitation.
         stem_width: channels of the stem.
         stem_type: factory of the stem, called as ``stem_type(stem_width, norm_layer=...,
             activation=..., name=...)``; None: a 3x3 convolution of stride 2, norm, activation.
-        block_type: factory of the blocks, called as :class:`XBlock` is, by keyword; None: that.
-        norm_layer: factory of the norms, called as ``norm_layer(name=...)``; the module it gives
-            is called with ``(x, train)``. None: :class:`~jaxcnn.models.layers.BatchNorm`.
+        block_type: factory of the blocks, called with the keyword arguments of :class:`XBlock`;
+            None: :class:`XBlock`.
+        norm_layer: see :func:`~jaxcnn.models.layers.norm_factory`; None:
+            :class:`~jaxcnn.models.layers.BatchNorm`.
         activation: None: ``flax.linen.relu``.
     """
 
@@ -218,7 +244,7 @@ class AnyNet(Classifier):
 
     @nn.compact
     def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, num_classes]``."""
+        """Map ``[N, H, W, C]`` to ``[N, num_classes]``."""
         stem = self.stem_type or partial(ConvNormActivation, kernel_size=3, stride=2)
         common = {
             "norm_layer": self.norm_layer or BatchNorm,
@@ -245,13 +271,13 @@ class AnyNet(Classifier):
         }
         if len({len(values) for values in numbers.values()}) > 1 or not self.depths:
             lengths = ", ".join(f"{len(values)} {name}" for name, values in numbers.items())
-            raise UserError(f"An AnyNet takes one number of each for every stage, not {lengths}.")
+            raise UserError(f"An AnyNet needs one number of each per stage; got {lengths}.")
         for name, values in numbers.items():
             least = 0 if name == "bottleneck_ratios" else 1
             if any(value < least or value == 0 for value in values):
                 raise UserError(
                     f"An AnyNet's {name} must be {'at least 1' if least else 'more than 0'}; "
-                    f"they are {tuple(values)}."
+                    f"got {tuple(values)}."
                 )
         return list(zip(*numbers.values(), strict=True))
 
@@ -265,7 +291,7 @@ class AnyNet(Classifier):
         ratio: float,
         stride: int,
     ) -> LayerFactory:
-        """Blocks of one width: torchvision names them ``block1-0``, ``block1-1``, ..."""
+        """The blocks of a stage, named ``block1-0``, ``block1-1``, ... as in torchvision."""
         block = partial(block, width=width, group_width=group, bottleneck_ratio=ratio)
         strides = (stride,) + (1,) * (depth - 1)
         blocks = [(f"block{index}-{i}", partial(block, stride=s)) for i, s in enumerate(strides)]
@@ -328,7 +354,7 @@ regnet_y_128gf = _y(
     "regnet_y_128gf", "RegNetY-128GF", depth=27, w_0=456, w_a=160.83, w_m=2.52, group_width=264
 )
 
-# As it comes it is the smallest RegNetX.
+# By default the smallest RegNetX.
 anynet = Builder(
     "anynet",
     AnyNet,

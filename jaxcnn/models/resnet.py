@@ -1,7 +1,7 @@
 """ResNet and its descendants, as ``torchvision.models.resnet`` defines them.
 
 * ResNet: He, Zhang, Ren and Sun 2015, "Deep residual learning for image recognition", table 1.
-  As in torchvision, a bottleneck's stride stands in its 3x3 convolution ("v1.5"), not the first.
+  As in torchvision, a bottleneck's stride is in its 3x3 convolution ("v1.5"), not the first.
 * ResNeXt: Xie et al. 2016, "Aggregated residual transformations for deep neural networks".
 * Wide ResNet: Zagoruyko and Komodakis 2016, "Wide residual networks".
 """
@@ -29,22 +29,37 @@ from jaxcnn.models.layers import (
 )
 from jaxcnn.models.registry import Builder
 
-# A convolution of a ResNet: a norm follows it, so it has no bias.
+__all__ = [
+    "ResNet",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+]
+
+# Without bias, because a norm follows.
 ResConv = partial(Conv, use_bias=False, kernel_init=kaiming_normal_fan_out)
 
 
 class Block(Module):
-    """What the two residual blocks have in common: their arguments and the shortcut.
+    """The base class of the two residual blocks: their arguments and the shortcut.
 
     Attributes:
         planes: channels of the block before expansion.
-        stride: stride of its first 3x3 convolution.
-        downsample: whether the shortcut is a 1x1 convolution rather than the identity.
-        groups: groups of its 3x3 convolutions (ResNeXt's cardinality).
-        base_width: channels of a group for every 64 planes.
-        dilation: dilation of its 3x3 convolutions.
+        stride: of the first 3x3 convolution.
+        downsample: whether the shortcut is a 1x1 convolution instead of the identity.
+        groups: of the 3x3 convolutions (ResNeXt's cardinality).
+        base_width: channels per group for every 64 planes.
+        dilation: of the 3x3 convolutions.
         norm_layer: factory of the norms.
-        zero_init_residual: begin with the last norm's scale at zero, so as the identity.
+        zero_init_residual: whether the last norm's initial scale is zero, which makes the block
+            the identity.
     """
 
     expansion: ClassVar[int]
@@ -59,7 +74,7 @@ class Block(Module):
     zero_init_residual: bool = False
 
     def shortcut(self, x: jax.Array, train: bool) -> jax.Array:
-        """The identity, or its projection where the shape changes."""
+        """The identity, or a projection where the shape changes."""
         if not self.downsample:
             return x
         projection = partial(ResConv, self.planes * self.expansion, 1, stride=self.stride)
@@ -79,10 +94,10 @@ class BasicBlock(Block):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, H / stride, W / stride, planes]``."""
+        """Map ``[N, H, W, C]`` to ``[N, H / stride, W / stride, planes]``."""
         if self.groups != 1 or self.base_width != 64 or self.dilation != 1:
             raise UserError(
-                "ResNets of basic blocks (resnet18, resnet34) take only groups=1, "
+                "ResNets with basic blocks (resnet18, resnet34) support only groups=1, "
                 "width_per_group=64 and no dilation; use resnet50 or a deeper one."
             )
         y = ResConv(self.planes, 3, stride=self.stride, padding=1, name="conv1")(x)
@@ -93,13 +108,13 @@ class BasicBlock(Block):
 
 
 class Bottleneck(Block):
-    """Convolutions of 1x1, 3x3 and 1x1, the last with four times the channels (figure 5, right)."""
+    """1x1, 3x3 and 1x1 convolutions, the last with four times the channels (figure 5, right)."""
 
     expansion: ClassVar[int] = 4
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, H / stride, W / stride, 4 * planes]``."""
+        """Map ``[N, H, W, C]`` to ``[N, H / stride, W / stride, 4 * planes]``."""
         width = int(self.planes * (self.base_width / 64)) * self.groups
         conv2 = partial(
             ResConv,
@@ -122,20 +137,19 @@ class Bottleneck(Block):
 class ResNet(Classifier):
     """``torchvision.models.ResNet``: a stem, four stages of residual blocks, pooling, one layer.
 
-    Stages ``layer1`` to ``layer4`` have 64, 128, 256 and 512 planes and strides 4, 8, 16 and 32
-    (over the whole network).
+    Stages ``layer1`` to ``layer4`` have 64, 128, 256 and 512 planes and, relative to the image,
+    strides 4, 8, 16 and 32.
 
     Attributes:
         block: the residual block.
-        layers: blocks in each of the four stages.
-        zero_init_residual: begin with every residual branch at zero.
-        groups: groups of the 3x3 convolutions of a bottleneck.
-        width_per_group: channels of a group for every 64 planes.
+        layers: number of blocks in each of the four stages.
+        zero_init_residual: whether every residual branch is zero initially.
+        groups: of the 3x3 convolutions of a bottleneck.
+        width_per_group: channels per group for every 64 planes.
         replace_stride_with_dilation: for each of the last three stages, whether its stride of 2
             becomes a dilation; None: for none of them.
-        norm_layer: factory of the norms, called as ``norm_layer(name=...)``, and as
-            ``norm_layer(name=..., scale_init=...)`` with ``zero_init_residual``; the module it
-            gives is called with ``(x, train)``. None: :class:`~jaxcnn.models.layers.BatchNorm`.
+        norm_layer: see :func:`~jaxcnn.models.layers.norm_factory`; with ``zero_init_residual`` it
+            is called with ``scale_init``, too. None: :class:`~jaxcnn.models.layers.BatchNorm`.
     """
 
     first_conv: ClassVar[str] = "conv1"
@@ -152,7 +166,7 @@ class ResNet(Classifier):
 
     @nn.compact
     def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, num_classes]``."""
+        """Map ``[N, H, W, C]`` to ``[N, num_classes]``."""
         dilate = self.replace_stride_with_dilation or (False, False, False)
         if not isinstance(dilate, Sequence) or len(dilate) != 3:
             raise UserError(

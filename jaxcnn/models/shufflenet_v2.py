@@ -27,14 +27,22 @@ from jaxcnn.models.layers import (
 )
 from jaxcnn.models.registry import Builder
 
+__all__ = [
+    "ShuffleNetV2",
+    "shufflenet_v2_x0_5",
+    "shufflenet_v2_x1_0",
+    "shufflenet_v2_x1_5",
+    "shufflenet_v2_x2_0",
+]
+
 _relu = partial(Lambda, nn.relu)
 
-# Table 5: how many units in each stage.
+# Table 5: number of units in each stage.
 _REPEATS = (4, 8, 4)
 
 
 def channel_shuffle(x: jax.Array, groups: int) -> jax.Array:
-    """Deals the channels of ``[N, H, W, C]`` out: the first of each group, then the second, ...
+    """Interleave the groups of channels of ``[N, H, W, C]``: first of each group, second, ...
 
     Zhang et al. 2018, "ShuffleNet", section 3.1.
     """
@@ -48,16 +56,16 @@ def _conv(features: int) -> tuple[LayerFactory, LayerFactory, LayerFactory]:
 
 
 def _depthwise(channels: int, stride: int) -> tuple[LayerFactory, LayerFactory]:
-    """A 3x3 convolution of each channel, and its norm."""
+    """A depthwise 3x3 convolution, and its norm."""
     conv = partial(Conv, channels, 3, stride=stride, padding=1, groups=channels, use_bias=False)
     return conv, BatchNorm
 
 
 class ShuffleUnit(Module):
-    """The unit of figure 3c, and at stride 2 that of figure 3d.
+    """The unit of figure 3c, or with stride 2 that of figure 3d.
 
-    At stride 1 half of the channels pass as they are, the other half through ``branch2``; at
-    stride 2 all of them go through both branches. Then the halves are shuffled.
+    With stride 1, half of the channels are passed on unchanged and half go through ``branch2``;
+    with stride 2 all of them go through both branches. Then the channels are shuffled.
 
     Attributes:
         features: output channels, an even number.
@@ -69,7 +77,7 @@ class ShuffleUnit(Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, H / stride, W / stride, features]``."""
+        """Map ``[N, H, W, C]`` to ``[N, H / stride, W / stride, features]``."""
         half = self.features // 2
         if self.stride == 1:
             left, right = jnp.split(x, 2, axis=-1)
@@ -98,7 +106,7 @@ class ShuffleNetV2(Classifier):
 
     @nn.compact
     def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, num_classes]``."""
+        """Map ``[N, H, W, C]`` to ``[N, num_classes]``."""
         first, *stages, last = self.channels
         conv1 = partial(Conv, first, 3, stride=2, padding=1, use_bias=False)
         x = Sequential((conv1, BatchNorm, _relu), name="conv1")(x, train)

@@ -1,8 +1,8 @@
 """SqueezeNet, as ``torchvision.models.squeezenet`` defines it.
 
 Iandola et al. 2016, "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters and <0.5MB model
-size". Version 1.0 is the paper's; 1.1 is the authors' later one, with a smaller stem and earlier
-pooling, at 2.4 times less work.
+size". Version 1.0 is the paper's. Version 1.1, by the same authors, has a smaller stem and earlier
+pooling, and 2.4 times fewer multiply-adds.
 """
 
 from collections.abc import Set
@@ -28,7 +28,9 @@ from jaxcnn.models.layers import (
 )
 from jaxcnn.models.registry import Builder
 
-# torch.nn.init.kaiming_uniform_ with its defaults, and no bias to begin with.
+__all__ = ["SqueezeNet", "squeezenet1_0", "squeezenet1_1"]
+
+# Initial weights as torch.nn.init.kaiming_uniform_ with its defaults; initial biases of zero.
 SqueezeConv = partial(
     Conv, kernel_init=INITIALIZERS["kaiming_uniform"], bias_init=nn.initializers.zeros
 )
@@ -37,7 +39,7 @@ FIRES = 8
 
 
 class _Version(NamedTuple):
-    """What tells the versions apart (table 1): the stem, and before which fires there is a pool."""
+    """How the versions differ (table 1): in the stem, and before which fire modules they pool."""
 
     stem_channels: int
     stem_kernel_size: int
@@ -51,11 +53,11 @@ _VERSIONS = {
 
 
 class Fire(Module):
-    """A 1x1 convolution to few channels, then one of 1x1 beside one of 3x3 (figure 1).
+    """A 1x1 convolution to few channels, then 1x1 and 3x3 convolutions in parallel (figure 1).
 
     Attributes:
-        squeeze_planes: channels between.
-        expand_planes: output channels, half of them from either convolution.
+        squeeze_planes: output channels of the first convolution.
+        expand_planes: output channels, half of them from each of the parallel convolutions.
     """
 
     squeeze_planes: int
@@ -63,7 +65,7 @@ class Fire(Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, H, W, expand_planes]``."""
+        """Map ``[N, H, W, C]`` to ``[N, H, W, expand_planes]``."""
         half = self.expand_planes // 2
         x = nn.relu(SqueezeConv(self.squeeze_planes, 1, name="squeeze")(x))
         points = SqueezeConv(half, 1, name="expand1x1")(x)
@@ -72,14 +74,14 @@ class Fire(Module):
 
 
 class SqueezeNet(Classifier):
-    """``torchvision.models.SqueezeNet``: a stem, eight fires, and a convolution to the classes.
+    """``torchvision.models.SqueezeNet``: a stem, eight fire modules, a convolution to the classes.
 
-    Every second fire expands to 128 channels more; each squeezes to an eighth of those (section
-    5.1). The logits are means over the map.
+    Every second fire module expands to 128 channels more; each squeezes to an eighth of its output
+    channels (section 5.1). The logits are means over the map.
 
     Attributes:
         version: ``"1_0"`` or ``"1_1"``.
-        dropout: probability with which an input of the last convolution is dropped.
+        dropout: dropout rate of the last convolution's input.
     """
 
     first_conv: ClassVar[str] = "features.0"
@@ -94,10 +96,10 @@ class SqueezeNet(Classifier):
 
     @nn.compact
     def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, num_classes]``."""
+        """Map ``[N, H, W, C]`` to ``[N, num_classes]``."""
         if self.version not in _VERSIONS:
             raise UserError(
-                f"There is no SqueezeNet {self.version!r}; {suggest(self.version, _VERSIONS)}"
+                f"Unknown SqueezeNet version {self.version!r}; {suggest(self.version, _VERSIONS)}"
             )
         version = _VERSIONS[self.version]
         relu = partial(Lambda, nn.relu)

@@ -1,8 +1,8 @@
-"""VGG, as ``torchvision.models.vgg`` defines it, and networks of its kind with any blocks.
+"""VGG, as ``torchvision.models.vgg`` defines it, and with any other blocks.
 
 Simonyan and Zisserman 2014, "Very deep convolutional networks for large-scale image recognition",
-table 1; with batch normalisation (Ioffe and Szegedy 2015) after each convolution in the variants
-``_bn``.
+table 1; with batch normalisation (Ioffe and Szegedy 2015) after each convolution in the ``_bn``
+variants.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,20 @@ from jaxcnn.models.layers import (
 )
 from jaxcnn.models.registry import Builder
 
-# The networks of table 1: how many convolutions each of the five blocks has, and the channels.
+__all__ = [
+    "VGG",
+    "vgg",
+    "vgg11",
+    "vgg11_bn",
+    "vgg13",
+    "vgg13_bn",
+    "vgg16",
+    "vgg16_bn",
+    "vgg19",
+    "vgg19_bn",
+]
+
+# The networks of table 1: number of convolutions in each of the five blocks, and the channels.
 _CONVOLUTIONS = {
     "A": (1, 1, 2, 2, 2),
     "B": (2, 2, 2, 2, 2),
@@ -45,13 +58,13 @@ _BLOCKS = {
 class VGG(Classifier):
     """``torchvision.models.VGG``: blocks of 3x3 convolutions, then three dense layers.
 
-    Each block ends in a max pooling that halves height and width; what the last one leaves is
-    averaged to 7x7, so images of any size will do from two to the power of the number of blocks.
+    Each block ends in max pooling that halves height and width. The last map is average-pooled to
+    7x7, so images of any size work from two to the power of the number of blocks.
 
     Attributes:
-        blocks: of each block the number of convolutions and their channels.
+        blocks: pairs of number of convolutions and channels, one per block.
         batch_norm: whether a batch norm follows each convolution.
-        dropout: probability with which an output of the first two dense layers is dropped.
+        dropout: dropout rate of the outputs of the first two dense layers.
     """
 
     first_conv: ClassVar[str] = "features.0"
@@ -66,13 +79,13 @@ class VGG(Classifier):
     dropout: float = 0.5
 
     def __post_init__(self) -> None:
-        """Checks the blocks and makes tuples of them: a config's lists have no hash."""
+        """Check the blocks; turn the lists of a config into tuples, which are hashable."""
         object.__setattr__(self, "blocks", _checked_blocks(self.blocks))
         super().__post_init__()
 
     @nn.compact
     def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, num_classes]``."""
+        """Map ``[N, H, W, C]`` to ``[N, num_classes]``."""
         relu = partial(Lambda, nn.relu)
         pool = partial(Lambda, partial(max_pool, kernel_size=2))
         zeros = nn.initializers.zeros
@@ -96,18 +109,18 @@ class VGG(Classifier):
 
 
 def _checked_blocks(blocks: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
-    """The blocks as tuples, if they are pairs of positive integers."""
+    """The blocks as tuples, checked to be pairs of positive integers."""
     try:
         pairs = tuple(tuple(block) for block in blocks)
-    except TypeError:  # not a sequence, or of things that are none
+    except TypeError:  # not a sequence of sequences
         pairs = ()
     if not pairs or not all(
         len(pair) == 2 and all(type(number) is int and number > 0 for number in pair)
         for pair in pairs
     ):
         raise UserError(
-            "VGG's blocks must be pairs (number of convolutions, channels) of positive integers, "
-            f"such as ((1, 64), (2, 128)); they are {blocks!r}."
+            f"blocks={blocks!r} are not pairs (number of convolutions, channels) of positive "
+            "integers; use, for example, ((1, 64), (2, 128))."
         )
     return pairs
 
@@ -116,7 +129,7 @@ _variant = partial(Builder, module=VGG)
 
 vgg = _variant(
     "vgg",
-    doc="A VGG of any blocks, by default those of VGG-11",
+    doc="A VGG with any blocks, by default those of VGG-11",
     parameters=132_863_336,
     multiply_adds=7_609_090_048,
 )

@@ -1,4 +1,4 @@
-"""ZFNet, which won ImageNet in 2013: AlexNet mended by looking inside it.
+"""ZFNet, the winner of the ImageNet challenge of 2013: AlexNet improved by visualising it.
 
 Zeiler and Fergus 2013, "Visualizing and understanding convolutional networks", figure 3.
 """
@@ -13,7 +13,9 @@ from jaxcnn.models.classifier import Classifier
 from jaxcnn.models.layers import Conv, Dropout, Linear, MaxPool, flatten, local_response_norm
 from jaxcnn.models.registry import Builder
 
-# Section 3: all weights begin at deviation 0.01, biases at zero.
+__all__ = ["ZFNet", "zfnet"]
+
+# Section 3: initial weights have standard deviation 0.01, initial biases are zero.
 _conv, _linear = (
     partial(layer, kernel_init=nn.initializers.normal(0.01), bias_init=nn.initializers.zeros)
     for layer in (Conv, Linear)
@@ -25,14 +27,15 @@ _contrast = partial(local_response_norm, size=5, alpha=1e-4, beta=0.75, k=2)
 class ZFNet(Classifier):
     """Five convolutions and three dense layers, for images of 224x224 pixels.
 
-    The pooling layers ``pool1``, ``pool2`` and ``pool5`` give the switches that a deconvnet needs::
+    The pooling layers ``pool1``, ``pool2`` and ``pool5`` output the switches of a deconvnet::
 
         logits, state = model.apply(variables, images, mutable=["switches"])
         state["switches"]["pool1"]["indices"]  # [N, 55, 55, 96]
 
     Attributes:
-        wide: 512-1024-512 maps in layers 3 to 5 rather than 384-384-256 (table 3).
-        dropout: after each hidden dense layer.
+        wide: whether layers 3 to 5 have 512, 1024 and 512 channels instead of 384, 384 and 256
+            (table 3).
+        dropout: dropout rate after each hidden dense layer.
     """
 
     first_conv: ClassVar[str] = "conv1"
@@ -46,7 +49,7 @@ class ZFNet(Classifier):
 
     @nn.compact
     def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, 224, 224, C]`` to ``[N, num_classes]``."""
+        """Map ``[N, 224, 224, C]`` to ``[N, num_classes]``."""
         x = nn.relu(_conv(96, 7, stride=2, padding=1, name="conv1")(x))
         x = _contrast(MaxPool(3, 2, 1, name="pool1")(x))
         x = nn.relu(_conv(256, 5, stride=2, name="conv2")(x))

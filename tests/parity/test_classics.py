@@ -1,4 +1,4 @@
-"""The classics that torchvision lacks, against their definitions in torch."""
+"""AlexNet as published and ZFNet, which torchvision lacks, against definitions in torch."""
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +56,7 @@ class TorchZFNet(nn.Module):
 
 
 def pair(name: str, module: nn.Module, size: int, **kwargs):
-    """Ours and torch's, with the same weights, for images of a size."""
+    """Our model, its variables and torch's module with the same weights, for one image size."""
     module = module.double()
     randomize(module, seed=0)
     classes = module.fc8.out_features
@@ -106,7 +106,7 @@ def test_three_training_steps(name, case):
     assert error <= STEPS, where
 
 
-def test_zfnets_pooling_gives_the_switches():
+def test_zfnets_pooling_layers_return_switches():
     model, variables, module = pair("zfnet", *ZFNETS["small"][:2])
     x = images(2, 3, 70, 70)
     logits, state = jax.jit(lambda v, x: model.apply(v, x, mutable=["switches"]))(
@@ -117,14 +117,14 @@ def test_zfnets_pooling_gives_the_switches():
         _, indices = nn.functional.max_pool2d(first, 3, 2, 1, return_indices=True)
         assert relative_error(logits, module(torch.from_numpy(x))) <= LOGITS
     ours = np.asarray(state["switches"]["pool1"]["indices"]).transpose(0, 3, 1, 2)
-    # Where ReLU left zeros the first of equals counts, in torch as here.
+    # Of equal values, zeros after ReLU, both take the first.
     np.testing.assert_array_equal(ours, indices)
     assert state["switches"].keys() == {"pool1", "pool2", "pool5"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["alexnet_original", "zfnet"])
-def test_initial_weights_are_the_papers(name):
+def test_initial_weights_follow_the_paper(name):
     model = models.create_model(name)
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 99, 99, 3), jnp.float32))
     assert variables.keys() == {"params"}

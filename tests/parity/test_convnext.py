@@ -1,4 +1,4 @@
-"""What is the ConvNeXts' own beyond test_torchvision.py."""
+"""ConvNeXt: what test_torchvision.py does not compare."""
 
 import functools
 
@@ -17,7 +17,7 @@ from jaxcnn.errors import UserError
 from jaxcnn.models.convnext import ConvNeXt
 from jaxcnn.models.layers import BatchNorm
 
-# As deep as a ConvNeXt must be to have all its parts, and narrow.
+# A narrow network with all parts of a ConvNeXt.
 WIDTHS, DEPTHS = (8, 16, 24), (2, 1, 2)
 
 
@@ -49,8 +49,8 @@ def test_another_norm_layer():
     compare(torchs_small(norm_layer=theirs, layer_scale=0.5), model)
 
 
-def test_the_last_branch_may_be_left_out_for_certain():
-    """All that is random about stochastic depth is left out: of one block, the last."""
+def test_the_last_branch_is_skipped_with_probability_one():
+    """With a probability of 1 stochastic depth is not random: it skips the last block's branch."""
     module = torchvision.models.ConvNeXt(
         [CNBlockConfig(8, None, 2)], stochastic_depth_prob=1.0, layer_scale=0.5, num_classes=7
     )
@@ -65,24 +65,24 @@ def test_the_last_branch_may_be_left_out_for_certain():
     compare(module, model)
 
 
-def test_probabilities_grow_with_depth_and_begin_with_none():
+def test_stochastic_depth_grows_from_zero_with_depth():
     module = torchs_small(stochastic_depth_prob=0.4)
     theirs = [m.p for m in module.modules() if isinstance(m, torchvision.ops.StochasticDepth)]
     rates = {}
 
-    def note(next_call, args, kwargs, context):
+    def record(next_call, args, kwargs, context):
         if context.module.name == "stochastic_depth":
             rates[context.module.path] = context.module.rate
         return next_call(*args, **kwargs)
 
-    with nn.intercept_methods(note):
+    with nn.intercept_methods(record):
         x = jnp.zeros((1, 32, 32, 3))
         jax.eval_shape(small(stochastic_depth_prob=0.4).init, jax.random.key(0), x)
     assert list(rates.values()) == theirs
     assert theirs[0] == 0 and theirs[-1] == 0.4
 
 
-def test_conversion_keeps_layer_scale_as_it_is():
+def test_conversion_keeps_the_shape_of_layer_scale():
     module = torchs_small()
     randomize(module, seed=0)
     state_dict = module.state_dict()
@@ -97,6 +97,13 @@ def test_conversion_keeps_layer_scale_as_it_is():
         np.testing.assert_array_equal(back[name], value.numpy())
 
 
-def test_a_probability_is_one():
-    with pytest.raises(UserError, match="stochastic_depth_prob must be a probability"):
+def test_an_invalid_stochastic_depth_prob_is_refused():
+    with pytest.raises(UserError, match="stochastic_depth_prob=1.5 is not a probability"):
         small(stochastic_depth_prob=1.5).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+
+
+def test_a_single_block_is_never_skipped():
+    model = ConvNeXt((8,), (1,), stochastic_depth_prob=0.5)
+    x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    # Training needs no random numbers.
+    jax.eval_shape(lambda key, x: model.init(key, x, train=True), jax.random.key(0), x)

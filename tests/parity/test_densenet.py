@@ -1,4 +1,4 @@
-"""A small DenseNet against torchvision's class: dropping, and forgetting what can be recomputed."""
+"""A small DenseNet against torchvision's class: training steps, dropout, memory_efficient."""
 
 from functools import partial
 
@@ -26,7 +26,7 @@ SMALL = {
 
 
 def pair(**kwargs):
-    # Always torch's plain one: the other sees each batch twice and so tracks its statistics twice.
+    # Never torch's memory_efficient: it updates the running statistics twice for each batch.
     torch.manual_seed(0)
     module = TorchDenseNet(**SMALL).double()
     randomize(module, seed=0)
@@ -60,7 +60,7 @@ def gradient_function(memory_efficient: bool):
 
 
 @pytest.mark.slow
-def test_a_memory_efficient_one_has_the_same_variables_and_gradients():
+def test_memory_efficient_has_the_same_variables_and_gradients():
     (plain, params), (efficient, same) = gradient_function(False), gradient_function(True)
     a, b = jax.jit(plain)(params), jax.jit(efficient)(same)
     a, b = (traverse_util.flatten_dict({"loss": x[0][0], **x[0][1], "grad": x[1]}) for x in (a, b))
@@ -70,7 +70,7 @@ def test_a_memory_efficient_one_has_the_same_variables_and_gradients():
 
 
 def channels_kept(depth: int, memory_efficient: bool) -> int:
-    """The channels, over all maps, that a dense block keeps for the gradient."""
+    """The number of channels, over all maps, that a dense block keeps for the gradient."""
     block = partial(DenseBlock, depth, memory_efficient=memory_efficient)
     block = block(partial(DenseLayer, 6, memory_efficient=memory_efficient))
     x = jnp.zeros((3, 8, 8, 10))
@@ -86,7 +86,7 @@ def channels_kept(depth: int, memory_efficient: bool) -> int:
     return sum(leaf.shape[3] for leaf in leaves if leaf.shape[:3] == x.shape[:3])
 
 
-def test_what_a_memory_efficient_one_keeps_grows_with_the_depth_and_not_its_square():
+def test_the_memory_of_memory_efficient_grows_linearly_with_depth():
     def growth_of_growth(memory_efficient):
         a, b, c = (channels_kept(depth, memory_efficient) for depth in (4, 8, 12))
         return (c - b) - (b - a)

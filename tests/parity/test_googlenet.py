@@ -1,4 +1,4 @@
-"""What is GoogLeNet's own beyond test_torchvision.py."""
+"""GoogLeNet: what test_torchvision.py does not compare."""
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,8 @@ from jaxcnn import models
 from jaxcnn.errors import UserError
 
 
-def test_the_smallest_images_that_torch_takes():
-    """Windows of the pools then hang over a map that is smaller than they are."""
+def test_the_smallest_images():
+    """There the windows of the pooling layers are larger than the maps."""
     model, variables, module = pair("googlenet", num_classes=7)
     error = worst_logits_error(model, variables, module, images(2, 3, 15, 15), train=False)
     assert error <= LOGITS
@@ -19,7 +19,7 @@ def test_the_smallest_images_that_torch_takes():
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
-def test_only_images_of_three_channels_are_transformed(name):
+def test_transform_input_needs_three_channels(name):
     model = models.create_model(name, transform_input=True)
     x = jax.ShapeDtypeStruct((1, 299, 299, 1), jnp.float32)
     with pytest.raises(UserError, match="three channels.*these have 1"):

@@ -1,4 +1,4 @@
-"""The GoogLeNet of the paper against its definition in torch."""
+"""GoogLeNet as published against a definition in torch."""
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +64,7 @@ class TorchAuxiliaryHead(nn.Module):
 
 
 class TorchGoogLeNet(nn.Module):
-    """Without dropout: see `pair`."""
+    """Without dropout, which `pair` turns off in ours."""
 
     def __init__(self, channels: int = 3, num_classes: int = 1000, aux_logits: bool = True):
         super().__init__()
@@ -105,7 +105,7 @@ def pair(channels: int, num_classes: int, aux_logits: bool = True):
     torch.manual_seed(0)
     module = TorchGoogLeNet(channels, num_classes, aux_logits).double()
     for parameter in module.parameters():
-        if parameter.ndim > 1:  # with torch's own initial weights the images fade away
+        if parameter.ndim > 1:  # with torch's own initial weights the activations vanish
             nn.init.kaiming_normal_(parameter, nonlinearity="relu")
     randomize(module, seed=0)
     model = models.googlenet_original(
@@ -141,8 +141,8 @@ def test_three_training_steps():
     assert error <= STEPS, where
 
 
-def test_size():
-    """Both without the auxiliary heads."""
+def test_parameters_and_multiply_adds():
+    """Without the auxiliary heads."""
     module, info = TorchGoogLeNet(aux_logits=False), models.model_info("googlenet_original")
     assert sum(p.numel() for p in module.parameters()) == info.parameters
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -163,9 +163,9 @@ def test_the_naive_module():
 
 
 @pytest.mark.parametrize("size", [222, 271])
-def test_the_auxiliary_heads_refuse_other_sizes(size):
+def test_images_of_a_size_the_auxiliary_heads_cannot_use_are_refused(size):
     model = models.googlenet_original()
     shape = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), shape)
-    with pytest.raises(UserError, match="images of 223 to 270.*aux_logits=False"):
+    with pytest.raises(UserError, match="need images 223 to 270.*aux_logits=False"):
         jax.eval_shape(lambda v, x: model.apply(v, x, train=True), variables, shape)

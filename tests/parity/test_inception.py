@@ -1,4 +1,4 @@
-"""What is Inception v3's own beyond test_torchvision.py, and its auxiliary head by itself."""
+"""Inception v3: its auxiliary head, and what test_torchvision.py does not compare."""
 
 import functools
 
@@ -26,7 +26,7 @@ def test_the_auxiliary_head(train):
     torch.manual_seed(0)
     module = TorchInceptionAux(32, 7).double().train(train)
     randomize(module, seed=0)
-    # Copies: torch changes the running statistics in place.
+    # Copies, because torch changes the running statistics in place.
     variables = jax.tree.map(jnp.array, from_torch_unchecked(module.state_dict()))
     x = images(4, 32, 18, 20)
     with torch.no_grad():
@@ -38,7 +38,7 @@ def test_the_auxiliary_head(train):
     assert relative_error(mean, module.conv1.bn.running_mean) <= LOGITS
 
 
-def test_parameters_are_all_there_whatever_the_images():
+def test_the_parameters_do_not_depend_on_the_image_size():
     model = models.inception_v3()
     small, large = (variables_for(model, size)[0] for size in (75, 299))
     assert "AuxLogits" in small["params"]

@@ -1,4 +1,4 @@
-"""Networks begin as torchvision's do: every leaf's values have its distribution."""
+"""Initial weights have the distributions of torchvision's, leaf by leaf."""
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,11 @@ from families import FAMILIES
 from scipy import stats
 
 SAMPLE = 20_000
-# One leaf in a hundred million differs by chance: a few thousand are compared.
+# By chance one leaf in a hundred million differs; a few thousand are compared.
 P_VALUE = 1e-8
 
 
-ONE_A_FAMILY = [(*family.fast, *family.steps)[0] for family in FAMILIES.values()]
+ONE_PER_FAMILY = [(*family.fast, *family.steps)[0] for family in FAMILIES.values()]
 QUICKLY_INITIALISED = {"resnet18", "squeezenet1_1"}
 
 
@@ -23,7 +23,7 @@ QUICKLY_INITIALISED = {"resnet18", "squeezenet1_1"}
     "name",
     [
         pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICKLY_INITIALISED))
-        for n in ONE_A_FAMILY
+        for n in ONE_PER_FAMILY
     ],
 )
 def test_initial_weights_have_torchvisions_distribution(name):
@@ -41,7 +41,7 @@ def test_initial_weights_have_torchvisions_distribution(name):
         chosen = rng.permutation(value.size)[:SAMPLE]
         a, b = value[chosen], reference[chosen]
         assert stats.ks_2samp(a, b).pvalue > P_VALUE, leaf
-        # Bounds, which the test above hardly sees: of so many values the furthest are stable.
+        # The test above is hardly sensitive to bounds; extremes of so many values are stable.
         if len(chosen) > 1000:
             assert 0.6 < np.abs(a).max() / np.abs(b).max() < 1 / 0.6, leaf
             assert 0.9 < a.std() / b.std() < 1 / 0.9, leaf

@@ -1,4 +1,4 @@
-"""LeNet-5 against its definition in torch."""
+"""LeNet-5 against a definition in torch."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What is the MobileNets', MnasNets' and EfficientNets' own beyond test_torchvision.py."""
+"""MobileNets, MnasNets and EfficientNets: what test_torchvision.py does not compare."""
 
 import functools
 
@@ -18,7 +18,7 @@ EFFICIENTNETS = models.list_models(family="efficientnet")
 
 
 def our_settings(name: str, **kwargs) -> dict[str, tuple[float, ...]]:
-    """Of each norm, dropout and stochastic depth, by its path, what it was made with."""
+    """The arguments of each norm, dropout and stochastic depth, by path."""
     settings = {}
 
     def record(call, args, kwargs, context):
@@ -46,7 +46,7 @@ def torchs_settings(name: str, **kwargs) -> dict[str, tuple[float, ...]]:
             settings[path] = (layer.p,)
         if isinstance(layer, torchvision.ops.StochasticDepth):
             block = module.get_submodule(path.rpartition(".")[0])
-            if block.use_res_connect:  # elsewhere it is never called
+            if block.use_res_connect:  # in other blocks it is never called
                 settings[path] = (layer.p,)
     return settings
 
@@ -80,7 +80,7 @@ def test_each_efficientnet_has_torchvisions_settings(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0"])
-def test_another_norm_layer_is_at_every_norms_place(name):
+def test_norm_layer_replaces_every_norm(name):
     ours, theirs = (
         settings(name, norm_layer=functools.partial(norm, eps=1e-2, momentum=0.3))
         for settings, norm in ((our_settings, BatchNorm), (torchs_settings, torch.nn.BatchNorm2d))
@@ -89,8 +89,8 @@ def test_another_norm_layer_is_at_every_norms_place(name):
     assert (1e-2, 0.3) in ours.values()
 
 
-def test_stochastic_depth_leaves_out_whole_branches():
-    """With probability 1 in its last block, and its scale at 1, the block is the identity."""
+def test_stochastic_depth_skips_whole_branches():
+    """With a probability of 1 the block is the identity in training."""
     x = np.random.default_rng(0).standard_normal((2, 4, 4, 8))
     block = functools.partial(models.efficientnet.MBConv, 8, 6, 3, 1)
     variables = block(0.0).init(jax.random.key(0), x)
@@ -109,14 +109,14 @@ def test_stochastic_depth_leaves_out_whole_branches():
         ({"inverted_residual_setting": ((1, 16, 1, 3),)}, r"stride \(1 or 2\)"),
     ],
 )
-def test_what_mobilenet_v2_cannot_be_is_refused(kwargs, message):
+def test_invalid_arguments_of_mobilenet_v2_are_refused(kwargs, message):
     model = models.mobilenet_v2(**kwargs)
     with pytest.raises(UserError, match=message):
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 33, 33, 3)))
 
 
-def test_the_gradient_of_torchs_hardsigmoid_has_float32s_sixth():
-    """Why the MobileNetV3 that we compare with has another: see compare.mend_hardsigmoid."""
+def test_torchs_hardsigmoid_has_a_float32_gradient_in_float64():
+    """This is why compare.py replaces it in the MobileNetV3 that ours is compared with."""
     x = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     torch.nn.functional.hardsigmoid(x).backward()
     assert x.grad == np.float64(np.float32(1) / np.float32(6))

@@ -1,4 +1,4 @@
-"""Network in network against its definition in torch."""
+"""Network in network against a definition in torch."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -34,14 +34,14 @@ class TorchNiN(nn.Module):
     def forward(self, x):
         for block in (self.mlpconv1, self.mlpconv2, self.mlpconv3):
             x = nn.functional.max_pool2d(block(x), 3, 2)
-        return self.mlpconv4(x).mean((2, 3))  # dropout is left out: see `pair`
+        return self.mlpconv4(x).mean((2, 3))  # without dropout, which `pair` turns off in ours
 
 
 def pair(channels: int, num_classes: int):
     torch.manual_seed(0)
     module = TorchNiN(channels, num_classes).double()
     for parameter in module.parameters():
-        if parameter.ndim > 1:  # with torch's own initial weights the images fade away
+        if parameter.ndim > 1:  # with torch's own initial weights the activations vanish
             nn.init.kaiming_normal_(parameter, nonlinearity="relu")
     randomize(module, seed=0)
     return models.nin(num_classes=num_classes, dropout=0.0, param_dtype=jnp.float64), module
@@ -64,7 +64,7 @@ def test_three_training_steps(channels):
     assert error <= STEPS, where
 
 
-def test_size():
+def test_parameters_and_multiply_adds():
     module, info = TorchNiN(), models.model_info("nin")
     assert sum(p.numel() for p in module.parameters()) == info.parameters
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -72,7 +72,7 @@ def test_size():
     assert counter.get_total_flops() == 2 * info.multiply_adds
 
 
-def test_dropout_stands_before_the_last_block():
+def test_dropout_is_before_the_last_block():
     model, module = pair(3, num_classes=7)
     variables = convert.from_torch(module.state_dict(), model)
     dropped = model.clone(dropout=1.0).apply(variables, jnp.ones((1, 95, 95, 3)), train=True)

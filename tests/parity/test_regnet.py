@@ -1,4 +1,4 @@
-"""What is AnyNet's and the RegNets' own beyond test_torchvision.py."""
+"""AnyNet and the RegNets: what test_torchvision.py does not compare."""
 
 import functools
 import random
@@ -18,8 +18,8 @@ from jaxcnn.errors import UserError
 from jaxcnn.models.blocks import ConvNormActivation
 from jaxcnn.models.layers import BatchNorm
 
-# Of a network small enough to be compared in seconds; not a RegNet: other strides, a stage that is
-# narrower than the one before, bottlenecks.
+# A network small enough to be compared in seconds. It is not a RegNet: it has other strides, and a
+# stage narrower than the one before.
 STAGES = {
     "depths": (1, 2, 1),
     "widths": (32, 64, 48),
@@ -29,7 +29,7 @@ STAGES = {
 
 
 def compare(module: torch.nn.Module, **kwargs) -> None:
-    """Asserts that AnyNet with these arguments is torch's module."""
+    """Assert that AnyNet with these arguments computes what torch's module does."""
     module = module.double()
     randomize(module, seed=0, norms_of_branch=r"(trunk_output\.block\d\.block\d-\d+)\.f\.\w\.1$")
     model = models.anynet(**kwargs, num_classes=7, param_dtype=jnp.float64)
@@ -47,7 +47,7 @@ def torchs(ratios: tuple[float, ...] = (1, 1, 1), se_ratio: float | None = None,
 
 
 @pytest.mark.parametrize("se_ratio", [None, 0.25])
-def test_any_stages(se_ratio):
+def test_stages_that_are_not_a_regnets(se_ratio):
     ratios = (1, 2, 0.5)
     compare(torchs(ratios, se_ratio), **STAGES, bottleneck_ratios=ratios, se_ratio=se_ratio)
 
@@ -94,7 +94,7 @@ def test_another_stem_and_block():
     )
 
 
-def test_stages_follow_torchvisions_rule():
+def test_regnet_stages_equal_torchvisions():
     rng = random.Random(0)
     for _ in range(300):
         rule = {
@@ -126,7 +126,7 @@ def test_a_regnet_is_the_anynet_of_its_stages():
     np.testing.assert_array_equal(logits, same)
 
 
-def test_anynet_as_it_comes_has_the_size_that_it_says():
+def test_anynet_is_regnet_x_400mf_by_default():
     shapes = convert.state_dict.expected_torch_shapes(models.anynet())
     running = ("running_mean", "running_var")
     sizes = [np.prod(shape) for name, shape in shapes.items() if not name.endswith(running)]
@@ -143,11 +143,14 @@ def test_anynet_as_it_comes_has_the_size_that_it_says():
         ({"depths": (), "widths": (), "group_widths": ()}, "0 depths"),
         ({"strides": (1, 2, 0, 2)}, "strides must be at least 1"),
         ({"bottleneck_ratios": (1, 1, 0, 1)}, "bottleneck_ratios must be more than 0"),
-        ({"group_widths": (16, 24, 16, 16)}, "block2-0.*64 channels.*groups of 24"),
+        (
+            {"group_widths": (16, 24, 16, 16)},
+            "block2-0.*64 channels.*not divisible by the group width, 24",
+        ),
         ({"se_ratio": 0.001}, "larger se_ratio"),
     ],
 )
-def test_what_is_not_an_anynet_is_said(kwargs, words):
+def test_invalid_arguments_of_anynet_are_refused(kwargs, words):
     with pytest.raises(UserError, match=words):
         jax.eval_shape(models.anynet(**kwargs).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
 
@@ -158,10 +161,10 @@ def test_what_is_not_an_anynet_is_said(kwargs, words):
         ({"w_0": 20}, "multiple of 8"),
         ({"w_m": 1.0}, "w_m > 1"),
         ({"group_width": 0}, "group_width >= 1"),
-        ({"bottleneck_ratio": 100}, "no channels"),
+        ({"bottleneck_ratio": 100}, "without channels"),
     ],
 )
-def test_what_is_not_a_regnet_is_said(changed, words):
+def test_invalid_arguments_of_regnet_stages_are_refused(changed, words):
     rule = {"depth": 22, "w_0": 24, "w_a": 24.48, "w_m": 2.54, "group_width": 16}
     with pytest.raises(UserError, match=words):
         models.regnet_stages(**{**rule, **changed})

@@ -1,4 +1,4 @@
-"""What is the ResNets' own beyond test_torchvision.py."""
+"""ResNets: what test_torchvision.py does not compare."""
 
 import functools
 
@@ -56,7 +56,7 @@ def test_float32_with_torchvisions_initial_weights():
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_the_input_channels_follow_the_stem(channels):
+def test_from_torch_reads_the_input_channels_from_the_first_convolution(channels):
     module = torchvision.models.resnet18()
     module.conv1 = torch.nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
     module = module.double()
@@ -66,7 +66,7 @@ def test_the_input_channels_follow_the_stem(channels):
 
 
 @pytest.mark.slow
-def test_zero_init_residual_begins_every_branch_at_zero():
+def test_zero_init_residual_zeroes_the_last_norm_of_every_branch():
     model = models.resnet50(zero_init_residual=True)
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]
     blocks = [block for stage in range(1, 5) for block in params[f"layer{stage}"].values()]

@@ -1,7 +1,6 @@
-"""Every network is torchvision's, in float64 to the last digits.
+"""Every network computes what torchvision's does, in float64.
 
-How each family is compared stands in families.py; the table at the end of the run shows the
-errors.
+families.py says how each family is compared; the table at the end of the run shows the errors.
 """
 
 import numpy as np
@@ -19,12 +18,12 @@ from jaxcnn.convert.state_dict import expected_torch_shapes
 NAMES = [
     name
     for name in torchvision.models.list_models(torchvision.models)
-    if not name.startswith(("maxvit", "swin", "vit"))  # of attention, not convolutions
+    if not name.startswith(("maxvit", "swin", "vit"))  # attention, not convolutions
 ]
 FAST = {name for family in FAMILIES.values() for name in family.fast}
 KEYWORDS = [case for family in FAMILIES.values() for case in family.keywords]
 STEPPED = [name for family in FAMILIES.values() for name in family.steps]
-# Of which the default suite compares more than logits.
+# The default suite compares more than the logits of these.
 THOROUGH = {"resnet18", "squeezenet1_1"}
 
 
@@ -32,16 +31,16 @@ def family_of(name: str):
     return FAMILIES[models.model_info(name).family]
 
 
-def slow_but(fast: set[str], names: list[str]):
+def slow_except(fast: set[str], names: list[str]):
     return [pytest.param(n, marks=[pytest.mark.slow] * (n not in fast)) for n in names]
 
 
-def test_all_of_torchvisions_convolutional_networks_are_here():
+def test_all_convolutional_networks_of_torchvision_are_included():
     assert set(NAMES) <= set(models.list_models())
     assert len(NAMES) == 68
 
 
-@pytest.mark.parametrize("name", slow_but(FAST, NAMES))
+@pytest.mark.parametrize("name", slow_except(FAST, NAMES))
 def test_the_parameter_tree_is_torchvisions(name):
     module = module_without_values(name)
     theirs = {k: tuple(v.shape) for k, v in module.state_dict().items()}
@@ -49,9 +48,9 @@ def test_the_parameter_tree_is_torchvisions(name):
     assert expected_torch_shapes(models.create_model(name)) == theirs
 
 
-@pytest.mark.parametrize("name", slow_but(FAST, NAMES))
+@pytest.mark.parametrize("name", slow_except(FAST, NAMES))
 def test_logits_equal_torchvisions(name, table):
-    """In both modes, for images of an odd size and seven classes."""
+    """In evaluation and training, with images of an odd size and seven classes."""
     x = images(2, 3, *family_of(name).size)
     for train, error in logits_errors(name, x, num_classes=7).items():
         table(name, "train" if train else "eval", error)
@@ -69,13 +68,13 @@ def test_logits_equal_torchvisions_at_the_default_size(name, table):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "kwargs"), KEYWORDS)
-def test_keyword_arguments_mean_what_they_mean_in_torchvision(name, kwargs):
+def test_keyword_arguments_have_torchvisions_meaning(name, kwargs):
     x = images(2, 3, *family_of(name).size)
     for train, error in logits_errors(name, x, **kwargs).items():
         assert error <= LOGITS, f"train={train}"
 
 
-@pytest.mark.parametrize("name", slow_but(THOROUGH, STEPPED))
+@pytest.mark.parametrize("name", slow_except(THOROUGH, STEPPED))
 def test_three_training_steps_equal_torchs(name, table):
     model, _, module = pair(name, num_classes=10)
     family = family_of(name)
@@ -90,9 +89,9 @@ def test_three_training_steps_equal_torchs(name, table):
     assert error <= STEPS, where
 
 
-@pytest.mark.parametrize("name", slow_but(THOROUGH, STEPPED))
-def test_the_comparison_measures_the_port_and_not_chaos(name):
-    """Torch against itself, its input moved by one unit in the last place."""
+@pytest.mark.parametrize("name", slow_except(THOROUGH, STEPPED))
+def test_torchs_logits_are_stable_against_rounding(name):
+    """Otherwise the comparisons would measure chaos, not the port."""
     _, _, module = pair(name, num_classes=10)
     module.train()
     x = images(*family_of(name).steps[name])

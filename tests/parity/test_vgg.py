@@ -1,4 +1,4 @@
-"""VGGs of other blocks than torchvision names, against torchvision's class."""
+"""VGGs with other blocks than torchvision's variants, against torchvision's class."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ BLOCKS = ((1, 8), (3, 16), (2, 12))
 def pair(channels: int, num_classes: int, batch_norm: bool):
     layers = [x for n, width in BLOCKS for x in (*[width] * n, "M")]
     module = VGG(make_layers(layers, batch_norm), num_classes=num_classes, dropout=0.0)
-    # torchvision's class knows three input channels and 512 output channels only.
+    # torchvision's class assumes three input channels and 512 output channels.
     module.features[0] = torch.nn.Conv2d(channels, BLOCKS[0][1], 3, padding=1)
     module.classifier[0] = torch.nn.Linear(BLOCKS[-1][1] * 49, 4096)
     randomize(module.double(), seed=0)
@@ -49,7 +49,7 @@ def test_three_training_steps():
     assert error <= STEPS, where
 
 
-def test_those_that_torchvision_names_are_points_of_the_family():
+def test_torchvisions_variants_are_vggs_with_their_blocks():
     letters = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}
     for name, letter in letters.items():
         for batch_norm, suffix in ((False, ""), (True, "_bn")):
@@ -60,7 +60,7 @@ def test_those_that_torchvision_names_are_points_of_the_family():
     assert models.vgg() == models.vgg11()
 
 
-def test_the_count_is_of_vgg11():
+def test_model_info_has_the_counts_of_vgg11():
     info, images = models.model_info("vgg"), jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     params = jax.eval_shape(models.vgg().init, jax.random.key(0), images)["params"]
     assert info.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -78,12 +78,12 @@ def test_blocks_may_be_lists():
 
 
 @pytest.mark.parametrize("blocks", [(), 3, (64, 128), ((1, 64, 3),), ((0, 64),), ((1.0, 64),)])
-def test_other_blocks_are_refused(blocks):
-    with pytest.raises(UserError, match="blocks must be pairs"):
+def test_invalid_blocks_are_refused(blocks):
+    with pytest.raises(UserError, match="are not pairs"):
         models.vgg(blocks=blocks)
 
 
-def test_too_small_images_are_refused_with_the_size_that_will_do():
+def test_images_too_small_are_refused_with_the_smallest_size_that_works():
     model = models.vgg(blocks=BLOCKS)
     with pytest.raises(UserError, match="it works from 8x8"):
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 7, 9, 3)))

@@ -1,12 +1,12 @@
 """Torch's layers in Flax, where Flax's own differ.
 
 Images are ``[N, H, W, C]``; kernels are ``[H, W, in / groups, out]`` and ``[in, out]``.
-Arguments have torch's names and meanings (``padding`` is symmetric and explicit), parameters
-have Flax's (``kernel``, ``scale``, ``bias``; batch statistics ``mean`` and ``var``), children
-torchvision's, digits included: so one rule converts every state dict (see
+Arguments have torch's names and meanings (``padding`` is symmetric and explicit). Parameters have
+Flax's names (``kernel``, ``scale``, ``bias``; batch statistics ``mean`` and ``var``) and child
+modules torchvision's, digits included, so that one rule converts every state dict (see
 :mod:`jaxcnn.convert`).
 
-Every layer is called as ``layer(x, train)``, whether or not training changes what it does: so
+Every layer is called as ``layer(x, train)``, also those that do the same in training, so that
 :class:`Sequential` and ``norm_layer`` need no special cases.
 """
 
@@ -38,6 +38,7 @@ from jaxcnn.models.layers.normalization import (
     LayerNorm,
     SwitchableNorm,
     local_response_norm,
+    norm_factory,
 )
 from jaxcnn.models.layers.pooling import (
     MaxPool,
@@ -78,5 +79,6 @@ __all__ = [
     "local_response_norm",
     "max_pool",
     "max_pool_switches",
+    "norm_factory",
     "torch_default_init",
 ]

@@ -1,4 +1,4 @@
-"""What layers and networks are made of: modules that inherit dtypes, and torch's names."""
+"""The base classes of layers and networks, whose modules inherit dtypes from their parents."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,8 +14,8 @@ from jaxcnn.errors import UserError, suggest
 Size = int | tuple[int, int]
 LayerFactory = Callable[..., nn.Module]
 
-# Initial weights by name: torch.nn.init's names and distributions. (Flax's of these names truncate
-# the normal ones.)
+# Initial weights by name, with the distributions of torch.nn.init. (Flax's normal initializers of
+# these names are truncated.)
 _scaled = nn.initializers.variance_scaling
 INITIALIZERS: dict[str, Initializer] = {
     "xavier_uniform": _scaled(1.0, "fan_avg", "uniform"),
@@ -26,19 +26,19 @@ INITIALIZERS: dict[str, Initializer] = {
 
 
 class Module(nn.Module, kw_only=True):
-    """A Flax module that takes these fields from the module around it unless given its own.
+    """A Flax module that inherits these fields from its parent module unless given its own.
 
-    So a model says ``dtype`` once and its layers need not pass it down.
+    So ``dtype`` is set once, on the model, and need not be passed down.
 
     Attributes:
         dtype: dtype of the computation; None: promoted from the input and the parameters.
         param_dtype: dtype of the parameters and batch statistics; None: float32.
-        weight_init: initial kernels of all convolutions and dense layers, in place of those of
-            the layer: a Flax initializer, a name of ``INITIALIZERS`` (``"xavier_uniform"``, ...)
-            or a number (constant); None: the layer's own.
-        axis_name: mapped axis over which batch norms take their training statistics, those of all
-            replicas, as SyncBatchNorm does; None: each replica normalises with its own batch, as
-            under DistributedDataParallel.
+        weight_init: initial kernels of all convolutions and dense layers, in place of each layer's
+            own: a Flax initializer, a key of ``INITIALIZERS`` (``"xavier_uniform"``, ...) or a
+            number (constant); None: each layer's own.
+        axis_name: mapped axis over which batch norms compute the statistics in training, over all
+            replicas, as SyncBatchNorm; None: each replica normalises with its own batch, as with
+            DistributedDataParallel.
     """
 
     dtype: DTypeLike | None = None
@@ -47,7 +47,7 @@ class Module(nn.Module, kw_only=True):
     axis_name: str | None = None
 
     def __post_init__(self) -> None:
-        """Registers the module with its parent and inherits the parent's fields."""
+        """Register the module with its parent and inherit the parent's fields."""
         super().__post_init__()
         if isinstance(self.parent, Module):
             for field in ("dtype", "param_dtype", "weight_init", "axis_name"):
@@ -59,16 +59,16 @@ class Module(nn.Module, kw_only=True):
         return jnp.float32 if self.param_dtype is None else self.param_dtype
 
     def _over_replicas(self, value: jax.Array) -> jax.Array:
-        """The mean over all replicas, if batch statistics are theirs."""
+        """The mean over all replicas if batch statistics are synchronised."""
         return value if self.axis_name is None else lax.pmean(value, self.axis_name)
 
     def _kernel(
         self, init: Initializer, shape: tuple[int, ...], weight_norm: bool = False
     ) -> jax.Array:
-        """The parameter ``kernel``; or with ``weight_norm`` the product of its two factors.
+        """The parameter ``kernel``, or with ``weight_norm`` the product of its two factors.
 
-        ``torch.nn.utils.weight_norm`` (Salimans and Kingma 2016): each output channel's kernel is
-        its direction ``kernel_v`` over its length, times ``kernel_g``.
+        As in ``torch.nn.utils.weight_norm`` (Salimans and Kingma 2016), each output channel's
+        kernel is ``kernel_v``, divided by its length, times ``kernel_g``.
         """
         init = _initializer(self.weight_init) or init
         if not weight_norm:
@@ -86,7 +86,7 @@ def _initializer(weight_init: Initializer | str | float | None) -> Initializer |
     if isinstance(weight_init, str):
         if weight_init not in INITIALIZERS:
             raise UserError(
-                f"There is no weight_init {weight_init!r}; {suggest(weight_init, INITIALIZERS)}"
+                f"weight_init={weight_init!r} is unknown; {suggest(weight_init, INITIALIZERS)}"
             )
         return INITIALIZERS[weight_init]
     if isinstance(weight_init, (int, float)):
@@ -95,13 +95,13 @@ def _initializer(weight_init: Initializer | str | float | None) -> Initializer |
 
 
 class Lambda(Module):
-    """A function as a layer, so that its output can be captured under its name."""
+    """A function as a layer, so that its output can be captured by name."""
 
     function: Callable[[jax.Array], jax.Array]
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Applies the function."""
+        """Apply the function."""
         return self.function(x)
 
 
@@ -110,7 +110,7 @@ class Sequential(Module):
 
     Attributes:
         layers: factories, each called as ``factory(name=...)``: module classes, partials of
-            them, or functions; what they give is called as ``layer(x, train)``.
+            them, or functions; what they return is called as ``layer(x, train)``.
 
     Example::
 
@@ -122,14 +122,14 @@ class Sequential(Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Applies the layers in turn."""
+        """Apply the layers in order."""
         for index, layer in enumerate(self.layers):
             x = layer(name=str(index))(x, train)
         return x
 
 
 class ImageTooSmall(UserError):
-    """A map is smaller than the window of the layer that it comes to."""
+    """A feature map is smaller than the window of a layer."""
 
 
 def check_window(
@@ -139,24 +139,31 @@ def check_window(
     layer: str,
     overhang: tuple[int, int] = (0, 0),
 ) -> None:
-    """Checks that a window fits into ``[N, H, W, C]`` once, or hangs over by no more than it may.
+    """Check that a window fits into ``[N, H, W, C]`` at least once.
+
+    Args:
+        x: the input of the layer.
+        window: height and width of the window, in pixels.
+        padding: of height and width, on each side.
+        layer: what to call the layer in the message.
+        overhang: how many pixels of the window may be beyond the padding.
 
     Raises:
-        ImageTooSmall: if it does not.
+        ImageTooSmall: if it does not fit.
     """
     sizes = zip(x.shape[1:3], window, padding, overhang, strict=True)
     if any(size + 2 * p + over < w for size, w, p, over in sizes):
         raise ImageTooSmall(
-            f"{layer} has a window of {window[0]}x{window[1]} pixels, for which its input of "
-            f"{x.shape[1]}x{x.shape[2]} is too small"
+            f"the input of {layer}, {x.shape[1]}x{x.shape[2]}, is smaller than its window of "
+            f"{window[0]}x{window[1]}"
         )
 
 
 def pair(value: Size) -> tuple[int, int]:
-    """Height and width of a size that may be one number for both."""
+    """Height and width, from one number for both or a pair."""
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 def flatten(x: jax.Array) -> jax.Array:
-    """Flattens ``[N, H, W, C]`` to ``[N, C * H * W]``, in torch's order."""
+    """Flatten ``[N, H, W, C]`` to ``[N, C * H * W]``, in torch's order."""
     return jnp.transpose(x, (0, 3, 1, 2)).reshape(x.shape[0], -1)

@@ -1,8 +1,11 @@
-"""Normalisation as torch does it, over batches, groups, layers, instances, or a mixture."""
+"""Batch, group, layer, instance and switchable normalisation, as torch computes them."""
 
+import dataclasses
 import functools
+import inspect
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +15,7 @@ from jax import lax
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
-from jaxcnn.errors import UserError
+from jaxcnn.errors import UserError, suggest
 from jaxcnn.models.layers.module import LayerFactory, Module
 
 
@@ -20,9 +23,9 @@ class BatchNorm(Module):
     """``torch.nn.BatchNorm2d`` (``SyncBatchNorm`` with ``axis_name``).
 
     In training it normalises with the batch's biased variance and tracks the unbiased one,
-    ``running = (1 - momentum) * running + momentum * batch``; otherwise it normalises with what
-    it tracked. Statistics are computed in at least float32 and in two passes, so that a large
-    mean costs no digits.
+    ``running = (1 - momentum) * running + momentum * batch``; in evaluation it normalises with the
+    running statistics. Batch statistics are computed in at least float32 and in two passes, so
+    that a large mean costs no precision.
 
     Parameters ``scale`` and ``bias``, statistics ``batch_stats/mean`` and ``batch_stats/var``,
     all ``[C]``.
@@ -33,7 +36,7 @@ class BatchNorm(Module):
         scale_init: initial ``scale``.
 
     Raises:
-        UserError: in training, when a channel has a single value to take statistics of.
+        UserError: in training, if the batch has one value per channel only.
     """
 
     eps: float = 1e-5
@@ -42,7 +45,7 @@ class BatchNorm(Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Normalises ``[N, ..., C]`` over all axes but the last."""
+        """Normalise ``[N, ..., C]`` over all axes but the last."""
         shape = (x.shape[-1],)
         scale = self.param("scale", self.scale_init, shape, self._param_dtype)
         bias = self.param("bias", nn.initializers.zeros, shape, self._param_dtype)
@@ -58,7 +61,7 @@ class BatchNorm(Module):
                 count *= lax.axis_size(self.axis_name)
             if count <= 1:
                 raise UserError(
-                    f"Batch norm {'.'.join(self.path)!r} sees one value per channel in training, "
+                    f"Batch norm {'.'.join(self.path)!r} has one value per channel in training, "
                     f"input {x.shape}; use a larger batch or larger images."
                 )
             mean = self._over_replicas(jnp.mean(x, axes))
@@ -76,16 +79,16 @@ class BatchNorm(Module):
 class GroupNorm(Module):
     """``torch.nn.GroupNorm``: normalises each example over groups of channels.
 
-    Wu and He 2018, "Group normalization". Parameters ``scale`` and ``bias``, ``[C]``. One group
-    is layer normalisation over channels, height and width.
+    Wu and He 2018, "Group normalization". Parameters ``scale`` and ``bias``, ``[C]``. With one
+    group it normalises each example over channels, height and width together.
 
     Attributes:
-        num_groups: how many groups; None: 32, or the largest divisor that 32 and C share.
+        num_groups: number of groups; None: the greatest common divisor of 32 and C.
         eps: added to the variance.
         scale_init: initial ``scale``.
 
     Raises:
-        UserError: if ``num_groups`` does not divide the channels.
+        UserError: if C is not divisible by ``num_groups``.
     """
 
     num_groups: int | None = None
@@ -94,13 +97,13 @@ class GroupNorm(Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Normalises ``[N, ..., C]``."""
+        """Normalise ``[N, ..., C]``."""
         channels = x.shape[-1]
         groups = math.gcd(32, channels) if self.num_groups is None else self.num_groups
         if channels % groups:
             raise UserError(
                 f"Group norm {'.'.join(self.path)!r} cannot split {channels} channels into "
-                f"{groups} groups; choose num_groups that divides them."
+                f"{groups} groups; use a num_groups that divides {channels}."
             )
         grouped = x.reshape(x.shape[0], -1, groups, channels // groups)
         y = _standardized(grouped, (1, 3), self.eps).reshape(x.shape)
@@ -123,7 +126,7 @@ class LayerNorm(Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Normalises ``[..., C]`` over its last axis."""
+        """Normalise ``[..., C]`` over its last axis."""
         return _affine(self, _standardized(x, (-1,), self.eps), x.dtype, self.scale_init)
 
 
@@ -134,11 +137,11 @@ class InstanceNorm(Module):
 
     Attributes:
         eps: added to the variance.
-        affine: whether ``scale`` and ``bias``, ``[C]``, follow.
+        affine: whether there are parameters ``scale`` and ``bias``, ``[C]``.
         scale_init: initial ``scale``.
 
     Raises:
-        UserError: in training, when a channel has a single value.
+        UserError: in training, if each channel has one value only.
     """
 
     eps: float = 1e-5
@@ -147,11 +150,11 @@ class InstanceNorm(Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Normalises ``[N, ..., C]``."""
+        """Normalise ``[N, ..., C]``."""
         axes = tuple(range(1, x.ndim - 1))
         if train and math.prod(x.shape[1:-1]) == 1:
             raise UserError(
-                f"Instance norm {'.'.join(self.path)!r} sees one value per channel in training, "
+                f"Instance norm {'.'.join(self.path)!r} has one value per channel in training, "
                 f"input {x.shape}; use larger images."
             )
         y = _standardized(x, axes, self.eps)
@@ -165,9 +168,9 @@ class SwitchableNorm(Module):
 
     Luo et al. 2018, "Differentiable learning-to-normalize via switchable normalization",
     equations 3 to 5. Parameters ``scale`` and ``bias``, ``[C]``; ``mean_weight`` and
-    ``var_weight``, ``[3]``, whose softmax weighs the statistics of instance, layer and batch.
-    Statistics of the batch are tracked in ``batch_stats/mean`` and ``batch_stats/var``, ``[C]``,
-    for evaluation.
+    ``var_weight``, ``[3]``, whose softmax weights the statistics of instance, layer and batch.
+    Batch statistics are tracked in ``batch_stats/mean`` and ``batch_stats/var``, ``[C]``, for
+    evaluation.
 
     Attributes:
         eps: added to the variance.
@@ -181,7 +184,7 @@ class SwitchableNorm(Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Normalises ``[N, ..., C]``."""
+        """Normalise ``[N, ..., C]``."""
         shape, ones = (x.shape[-1],), nn.initializers.ones
         mean_weight = jax.nn.softmax(self.param("mean_weight", ones, (3,), self._param_dtype))
         var_weight = jax.nn.softmax(self.param("var_weight", ones, (3,), self._param_dtype))
@@ -196,7 +199,7 @@ class SwitchableNorm(Module):
         def pooled(
             axis: int, average: Callable[[jax.Array], jax.Array]
         ) -> tuple[jax.Array, jax.Array]:
-            """Statistics over more than an instance, from those of the instances."""
+            """Mean and variance over several instances, from those of each instance."""
             mean = average(jnp.mean(mean_in, axis, keepdims=True))
             squares = var_in + jnp.square(mean_in - mean)
             return mean, average(jnp.mean(squares, axis, keepdims=True))
@@ -225,7 +228,7 @@ def _standardized(x: jax.Array, axes: tuple[int, ...], eps: float) -> jax.Array:
 def _affine(
     module: Module, y: jax.Array, input_dtype: DTypeLike, scale_init: Initializer
 ) -> jax.Array:
-    """``y`` times a learned scale, plus a learned bias, a channel each."""
+    """``y * scale + bias`` with learned parameters, one value per channel."""
     shape, zeros = (y.shape[-1],), nn.initializers.zeros
     scale = module.param("scale", scale_init, shape, module._param_dtype)
     bias = module.param("bias", zeros, shape, module._param_dtype)
@@ -233,14 +236,88 @@ def _affine(
     return (y * scale + bias).astype(promoted if module.dtype is None else module.dtype)
 
 
-# What ``norm_layer`` may say by name.
+# The names that ``norm_layer`` accepts.
 NORMS: dict[str, LayerFactory] = {
     "batch": BatchNorm,
     "group": GroupNorm,
+    "group1": functools.partial(GroupNorm, 1),
     "instance": functools.partial(InstanceNorm, affine=True),
-    "layer": functools.partial(GroupNorm, 1),
+    "layer": LayerNorm,
     "switchable": SwitchableNorm,
 }
+
+
+def norm_factory(norm_layer: LayerFactory | str) -> LayerFactory:
+    """The factory for a network's norms, from its argument ``norm_layer``.
+
+    Args:
+        norm_layer: a key of ``NORMS``, or a module class, a partial of one, or a function, called
+            as ``norm_layer(name=...)``. The module that it returns is called as
+            ``module(x, train)`` if its ``__call__`` has an argument ``train``, with
+            ``use_running_average=not train`` if it has that one (``flax.linen.BatchNorm``), and
+            with ``x`` only otherwise (Flax's other norms). Flax's norms use the network's
+            ``dtype``, ``param_dtype`` and ``axis_name`` unless they are given their own.
+
+    Returns:
+        A factory called as ``factory(name=...)``; what it returns is called with ``(x, train)``.
+
+    Raises:
+        UserError: for an unknown name, or what is not callable.
+
+    Example::
+
+        models.resnet18(norm_layer=functools.partial(nn.LayerNorm, epsilon=1e-5))
+    """
+    if isinstance(norm_layer, str):
+        if norm_layer not in NORMS:
+            raise UserError(f"norm_layer={norm_layer!r} is unknown; {suggest(norm_layer, NORMS)}")
+        return NORMS[norm_layer]
+    if not callable(norm_layer):
+        raise UserError(
+            f"norm_layer={norm_layer!r} is neither a name nor a function that creates a norm; use "
+            f"one of {', '.join(NORMS)}, or a class such as flax.linen.LayerNorm."
+        )
+    kind = _module_class(norm_layer)
+    if isinstance(norm_layer, _AnyNorm) or (kind is not None and issubclass(kind, Module)):
+        return norm_layer
+    return _AnyNorm(norm_layer)
+
+
+@dataclasses.dataclass(frozen=True)
+class _AnyNorm:
+    """A factory of norms that are called with ``(x, train)``, from a factory of any norms."""
+
+    factory: LayerFactory
+
+    def __call__(self, **kwargs: Any) -> Callable[[jax.Array, bool], jax.Array]:
+        norm = self.factory(**kwargs)
+        parameters = inspect.signature(norm.__call__).parameters
+        if "train" in parameters:
+            return norm
+        self._inherit(norm)
+        if "use_running_average" in parameters and norm.use_running_average is None:
+            return lambda x, train=False: norm(x, use_running_average=not train)
+        return lambda x, train=False: norm(x)
+
+    def _inherit(self, norm: nn.Module) -> None:
+        """Give a norm what this package's layers take from the module around them."""
+        if not isinstance(norm, nn.Module) or not isinstance(norm.parent, Module):
+            return
+        open_fields = [f for f in ("dtype", "axis_name") if getattr(norm, f, "") is None]
+        # Flax's default is float32, which tells nothing: what counts is whether it was given.
+        given = getattr(self.factory, "keywords", {})
+        if _module_class(self.factory) and hasattr(norm, "param_dtype"):
+            open_fields += ["param_dtype"] * ("param_dtype" not in given)
+        for field in open_fields:
+            value = getattr(norm.parent, field)
+            if value is not None:
+                object.__setattr__(norm, field, value)
+
+
+def _module_class(factory: LayerFactory) -> type | None:
+    """The class of a factory's modules, as far as it shows: of a class or a partial of one."""
+    kind = factory.func if isinstance(factory, functools.partial) else factory
+    return kind if isinstance(kind, type) else None
 
 
 def local_response_norm(
@@ -248,7 +325,8 @@ def local_response_norm(
 ) -> jax.Array:
     """``torch.nn.functional.local_response_norm`` over the channels of ``[N, H, W, C]``.
 
-    Krizhevsky et al. 2012, section 3.3, but, as in torch, ``alpha`` is divided by ``size``.
+    Krizhevsky et al. 2012, section 3.3; unlike there, and as in torch, ``alpha`` is divided by
+    ``size``.
     """
     window, pads = (1, 1, 1, size), ((0, 0),) * 3 + ((size // 2, (size - 1) // 2),)
     zero = np.zeros((), x.dtype)

@@ -20,7 +20,7 @@ def _pool(
     padding: Size,
     ceil_mode: bool,
 ) -> jax.Array:
-    """Reduces windows of height and width."""
+    """Reduce windows of height and width."""
     window = pair(kernel_size)
     strides = window if stride is None else pair(stride)
     overhang = (strides[0] - 1, strides[1] - 1) if ceil_mode else (0, 0)
@@ -30,13 +30,15 @@ def _pool(
         extra = 0
         if ceil_mode:
             out = -(-(size + 2 * p - k) // s) + 1
-            if (out - 1) * s >= size + p:  # a window must begin inside the image or its left pad
+            if (
+                out - 1
+            ) * s >= size + p:  # a window must start inside the image or its left padding
                 out -= 1
             extra = max(0, (out - 1) * s + k - (size + 2 * p))
         pads.append((p, p + extra))
     return lax.reduce_window(
         x,
-        np.asarray(init, x.dtype),  # concrete: XLA knows the gradient of a known reduction only
+        np.asarray(init, x.dtype),  # concrete: XLA differentiates known reductions only
         operation,
         (1, *window, 1),
         (1, *strides, 1),
@@ -52,20 +54,20 @@ def max_pool(
     *,
     ceil_mode: bool = False,
 ) -> jax.Array:
-    """``torch.nn.functional.max_pool2d`` of ``[N, H, W, C]``; ``stride`` None: the kernel's."""
+    """``torch.nn.functional.max_pool2d`` of ``[N, H, W, C]``; ``stride=None``: the kernel size."""
     return _pool(x, -jnp.inf, lax.max, kernel_size, stride, padding, ceil_mode)
 
 
 def max_pool_switches(
     x: jax.Array, kernel_size: Size, stride: Size | None = None, padding: Size = 0
 ) -> jax.Array:
-    """Where the maxima of :func:`max_pool` stood: ``max_pool2d(return_indices=True)`` of torch.
+    """The positions of the maxima of :func:`max_pool`: torch's ``return_indices=True``.
 
-    The "switches" of Zeiler and Fergus 2013, section 2.1, by which a deconvnet puts the values of
-    a pooled map back.
+    These are the "switches" of Zeiler and Fergus 2013, section 2.1, with which a deconvnet
+    reverses pooling.
 
     Returns:
-        int32 ``[N, H', W', C]``: row times W plus column of the first maximum of each window.
+        int32 ``[N, H', W', C]``: row times W plus column of the first maximum in each window.
     """
     width, (rows, columns) = x.shape[2], pair(padding)
     window, strides = pair(kernel_size), pair(kernel_size if stride is None else stride)
@@ -90,9 +92,9 @@ def max_pool_switches(
 
 
 class MaxPool(Module):
-    """:func:`max_pool` as a layer, which gives its switches to who asks for them.
+    """:func:`max_pool` as a layer that can return its switches.
 
-    Applied with ``mutable=["switches"]`` it leaves :func:`max_pool_switches` in the collection
+    Applied with ``mutable=["switches"]``, it stores :func:`max_pool_switches` in the collection
     ``"switches"``, under its path and ``indices``.
     """
 
@@ -102,7 +104,7 @@ class MaxPool(Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Pools ``[N, H, W, C]``."""
+        """Pool ``[N, H, W, C]``."""
         window = (self.kernel_size, self.stride, self.padding)
         if self.is_mutable_collection("switches") and not self.is_initializing():
             self.put_variable("switches", "indices", max_pool_switches(x, *window))
@@ -118,10 +120,10 @@ def avg_pool(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> jax.Array:
-    """``torch.nn.functional.avg_pool2d`` of ``[N, H, W, C]``; ``stride`` None: the kernel's.
+    """``torch.nn.functional.avg_pool2d`` of ``[N, H, W, C]``; ``stride=None``: the kernel size.
 
-    The zeros of ``padding`` count in the mean unless ``count_include_pad`` is False; what
-    ``ceil_mode`` adds beyond them never does.
+    The mean includes the zeros of ``padding`` unless ``count_include_pad`` is False; it never
+    includes what ``ceil_mode`` adds.
     """
     total = _pool(x, 0.0, lax.add, kernel_size, stride, padding, ceil_mode)
     height, width = pair(padding)
