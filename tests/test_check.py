@@ -97,18 +97,18 @@ def test_every_element_contributes_to_a_digest():
 
 
 def test_ctrl_c_ends_it_with_status_130():
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "jaxcnn", "check"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=ENVIRON,
-    )
-    for line in process.stdout:
-        if line.endswith("ok\n"):
-            break
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    ) as process:
+        for line in process.stdout:
+            if line.endswith("ok\n"):
+                break
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
     assert (process.returncode, stderr) == (130, "Interrupted.\n")
 
 
