@@ -55,8 +55,8 @@ sys.exit(cli.main(["check"]))
     assert result.returncode == 1
     assert result.stdout.count("FAILED") == 2  # float32 and float64
     assert re.search(
-        r"^jaxcnn: jax \S+ and jaxlib \S+ computed wrong results on this machine: batch norm in "
-        r"float32 on cpu:0; batch norm in float64 on cpu:0\. .*pip install -c constraints.txt",
+        r"^jaxcnn: jax \S+ and jaxlib \S+ do not compute correctly on this machine; failed: "
+        r"batch norm in float32 on cpu:0; batch norm in float64 on cpu:0\. .*pip install -c constraints.txt",
         result.stderr.strip(),
     )
 
@@ -94,6 +94,32 @@ def test_every_element_contributes_to_a_digest():
         changed = array.copy()
         changed.flat[index] += 1e-3
         assert np.any(known_answers.ours.digest(changed) != known_answers.ours.digest(array))
+
+
+def test_computation_that_xla_cannot_run_has_failed_too():
+    code = """
+import sys
+import jax
+from jaxcnn import cli
+from jaxcnn.cli.check import known_answers
+
+def out_of_memory(_):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory.")
+
+known_answers.checks = lambda: [known_answers.Check("batch norm", out_of_memory, {})]
+sys.exit(cli.main(["check"]))
+"""
+    result = run(sys.executable, "-c", code)
+    assert result.returncode == 1
+    assert result.stdout.count("RESOURCE_EXHAUSTED: Out of memory.  FAILED\n") == 2
+    assert "Traceback" not in result.stderr
+
+
+def test_missing_platform_is_one_sentence_and_status_2():
+    result = run(sys.executable, "-m", "jaxcnn", "check", JAX_PLATFORMS="abacus")
+    assert result.returncode == 2
+    assert result.stderr.startswith("jaxcnn: JAX cannot start with JAX_PLATFORMS='abacus'")
+    assert result.stderr.count("\n") == 1
 
 
 def test_ctrl_c_ends_it_with_status_130():

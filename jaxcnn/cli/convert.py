@@ -1,6 +1,7 @@
 """``jaxcnn convert``: PyTorch weights to Flax variables, and back."""
 
 import argparse
+import signal
 from typing import TYPE_CHECKING
 
 from jaxcnn.errors import UserError
@@ -14,9 +15,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser(
         "convert",
         help="convert PyTorch weights to Flax variables, or back",
-        description="Convert PyTorch weights (.pth, .pt, .safetensors) to Flax variables, or Flax "
-        "variables\nto PyTorch weights; the direction is inferred from SRC. DST is a safetensors "
-        "file: read it\nwith jaxcnn.convert.load, or with safetensors.torch.load_file.",
+        description="Convert PyTorch weights (.pth, .pt, .safetensors) to Flax variables, or\n"
+        "Flax variables to PyTorch weights; the direction is inferred from SRC.\n"
+        "DST is a safetensors file: read it with jaxcnn.convert.load, or with\n"
+        "safetensors.torch.load_file.",
         epilog="examples:\n"
         "  jaxcnn convert resnet18.pth flax.safetensors --model resnet18\n"
         "  jaxcnn convert flax.safetensors torch.safetensors\n"
@@ -48,6 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     model = _model(arguments)
     tensors = convert.load_checkpoint(arguments.src, key=arguments.key)
+    # An exception on Ctrl-C, not an exit: a file half written is removed.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with jax.enable_x64(True):  # or float64 weights would be rounded
             if variables := nested_variables(tensors):

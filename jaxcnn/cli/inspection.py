@@ -12,7 +12,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser(
         "inspect",
         help="list the names, shapes and dtypes in a file of weights",
-        description="List the names, shapes and dtypes of the tensors in a file: .pth or .pt "
+        description="List the names, shapes and dtypes of the tensors in a file: .pth or .pt\n"
         "(PyTorch is not needed, and nothing in the file is executed) or .safetensors.",
         epilog="examples:\n"
         "  jaxcnn inspect resnet18.pth\n"

@@ -14,8 +14,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser(
         "models",
         help="list the networks: size, cost, accuracy, paper",
-        description="List the networks: parameters, multiply-adds of a forward pass, input size "
-        "in pixels, torchvision's accuracy on ImageNet, and the paper.",
+        description="List the networks: parameters, multiply-adds of a forward pass, input\n"
+        "size in pixels, torchvision's accuracy on ImageNet, and the paper.",
         epilog="example:\n  jaxcnn models --family resnet",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import importlib.metadata
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -43,9 +44,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser(
         "check",
         help="report what is installed, and test whether this machine computes correctly",
-        description="Report Python, packages, devices, memory and folders; then run computations "
-        "with known results\n(convolutions, reductions, batch norm, a training step) on each "
-        "device, in a few seconds.\nExit status 0: all results are right; 1: some are wrong.",
+        description="Report Python, packages, devices, memory and folders; then run computations\n"
+        "with known results (convolutions, reductions, batch norm, a training step) on\n"
+        "each device, in a few seconds. Exit status 0: all results are right; 1: some\n"
+        "are wrong.",
         epilog="example:\n  jaxcnn check",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -100,8 +102,16 @@ def _devices() -> "list[jax.Device]":
 
     try:
         devices = jax.local_devices()
-    except RuntimeError as error:
-        raise UserError(f"JAX cannot start: {one_sentence(error)}") from error
+    # Among others an AssertionError, for a platform of which nothing is installed.
+    except Exception as error:
+        chosen = os.environ.get("JAX_PLATFORMS")
+        if not chosen:
+            raise UserError(f"JAX cannot start: {one_sentence(error)}") from error
+        raise UserError(
+            f"JAX cannot start with JAX_PLATFORMS={chosen!r} in the environment: unset it, or "
+            f"install what the platform needs, such as pip install -c constraints.txt -e "
+            f"'.[cuda12]'."
+        ) from error
     if all(device.platform != "cpu" for device in devices):
         with contextlib.suppress(RuntimeError):  # JAX_PLATFORMS excludes it
             devices += jax.local_devices(backend="cpu")
@@ -110,6 +120,8 @@ def _devices() -> "list[jax.Device]":
 
 def _failed_checks(device: "jax.Device") -> list[str]:
     """Run the checks on a device, and print one line each."""
+    from jax.errors import JaxRuntimeError
+
     from jaxcnn.cli.check.environment import device_name
     from jaxcnn.cli.check.known_answers import checks
 
@@ -119,9 +131,13 @@ def _failed_checks(device: "jax.Device") -> list[str]:
         for check in checks():
             # Before it runs, so that a crash or a hang is seen to be its own.
             print(f"{check.name:33} {device_name(device)} {dtype}  ", end="", flush=True)
-            error = check.relative_error(device, dtype)
-            right = error <= tolerance  # NaN is not
-            print(f"relative error {error:.1e}  {'ok' if right else 'FAILED'}", flush=True)
+            try:
+                error = check.relative_error(device, dtype)
+            except JaxRuntimeError as failure:
+                right, found = False, one_sentence(failure)
+            else:
+                right, found = error <= tolerance, f"relative error {error:.1e}"  # NaN is not
+            print(f"{found}  {'ok' if right else 'FAILED'}", flush=True)
             if not right:
                 failed.append(f"{check.name} in {dtype} on {device_name(device)}")
     return failed
@@ -129,5 +145,6 @@ def _failed_checks(device: "jax.Device") -> list[str]:
 
 def _failure(failed: list[str], faults: list[str]) -> str:
     versions = " and ".join(f"{name} {importlib.metadata.version(name)}" for name in _JAX)
-    sentence = f"{versions} computed wrong results on this machine: {'; '.join(failed)}."
+    shown = failed[:3] + ([f"and {len(failed) - 3} more"] if len(failed) > 3 else [])
+    sentence = f"{versions} do not compute correctly on this machine; failed: {'; '.join(shown)}."
     return " ".join([sentence, *faults, _HINT])
