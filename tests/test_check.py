@@ -56,7 +56,8 @@ sys.exit(cli.main(["check"]))
     assert result.stdout.count("FAILED") == 2  # float32 and float64
     assert re.search(
         r"^jaxcnn: jax \S+ and jaxlib \S+ do not compute correctly on this machine; failed: "
-        r"batch norm in float32 on cpu:0; batch norm in float64 on cpu:0\. .*pip install -c constraints.txt",
+        r"batch norm in float32 on cpu:0; batch norm in float64 on cpu:0\. "
+        r".*pip install -c constraints.txt",
         result.stderr.strip(),
     )
 
