@@ -1,7 +1,21 @@
 """What importing the package costs, and needs."""
 
+import ast
+import re
 import subprocess
 import sys
+import tomllib
+
+import pytest
+
+# Packages by the modules they bring, where the names differ in more than "_" and "-".
+PACKAGES = {
+    "PIL": "pillow",
+    "absl": "absl-py",
+    "google": "protobuf",
+    "orbax": "orbax-checkpoint",
+    "sklearn": "scikit-learn",
+}
 
 BLOCKED = """
 import sys
@@ -75,3 +89,55 @@ except SystemExit as exit:
 """
     out = run(code, blocked=("jax", "flax", "tensorflow", "torch"))
     assert "--config" in out and "--workdir" in out
+
+
+def imported(root, *patterns):
+    """The modules that are imported anywhere in files, by their top-level names."""
+    names = {}
+    for path in (path for pattern in patterns for path in root.glob(pattern)):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                modules = [node.module]
+            else:
+                continue
+            names |= {module.partition(".")[0]: path.name for module in modules}
+    ours = {"jaxcnn", "configs", *(path.stem for path in root.glob("tests/**/*.py"))}
+    return {n: p for n, p in names.items() if n not in sys.stdlib_module_names and n not in ours}
+
+
+def declared(root, *extras):
+    """The packages that pyproject.toml asks for."""
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    requirements = [*project["dependencies"]]
+    for extra in extras:
+        requirements += project["optional-dependencies"][extra]
+    return {normalized(re.match(r"[\w.-]+", r)[0]) for r in requirements}
+
+
+def normalized(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.mark.parametrize(
+    ("patterns", "extras"),
+    [
+        (("jaxcnn/**/*.py", "train.py", "configs/*.py"), ("hub",)),
+        (("tests/**/*.py", "benchmarks/*.py"), ("hub", "test")),
+    ],
+)
+def test_every_imported_package_is_declared(patterns, extras, root):
+    found = imported(root, *patterns)
+    assert "jax" in found and "jaxcnn" not in found
+    known = declared(root, *extras)
+    undeclared = {n: p for n, p in found.items() if normalized(PACKAGES.get(n, n)) not in known}
+    assert not undeclared
+
+
+def test_jax_0_10_2_is_excluded(root):
+    # It computes wrong sums: https://github.com/jax-ml/jax/issues/39103
+    dependencies = tomllib.loads((root / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert {"jax != 0.10.2", "jaxlib != 0.10.2"} <= set(dependencies)
+    pins = re.findall(r"^(?:jax|jaxlib)==(\S+)", (root / "constraints.txt").read_text(), re.M)
+    assert len(pins) == 4 and "0.10.2" not in pins

@@ -1,0 +1,83 @@
+"""The ``jaxcnn`` command.
+
+Each subcommand is a module with ``add_parser(subparsers)``, which declares its arguments, and
+``run(arguments)``, which returns the exit status. They import JAX and other slow packages only in
+``run``, so that ``--help`` answers at once.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from jaxcnn import __version__
+from jaxcnn.cli import check, convert, inspection, models
+from jaxcnn.errors import UserError
+
+_COMMANDS = (convert, inspection, models, check)
+
+_EXAMPLES = """examples:
+  jaxcnn models --family resnet
+  jaxcnn inspect resnet18.pth
+  jaxcnn convert resnet18.pth resnet18.safetensors --model resnet18
+  jaxcnn check
+
+Each command explains its arguments: jaxcnn convert --help
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status.
+
+    Args:
+        argv: the arguments; None: those of the process.
+
+    Returns:
+        0: done; 1: ``jaxcnn check`` found wrong results; 2: the arguments or a file were wrong,
+        and one sentence on stderr says how to fix it; 141: stdout was closed, as shells report
+        it. Ctrl-C ends the process, with status 130.
+    """
+    arguments = _parser().parse_args(argv)
+    previous = signal.signal(signal.SIGINT, _exit_interrupted)
+    try:
+        status = arguments.run(arguments)
+        sys.stdout.flush()  # here, where a closed pipe is expected
+        return status
+    except UserError as error:
+        print(f"jaxcnn: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:  # of a command that cleans up
+        _exit_interrupted()
+    except BrokenPipeError:  # as in jaxcnn models | head -1
+        # Python flushes stdout once more when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # 128 + SIGPIPE, which Windows does not have
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _exit_interrupted(*_: object) -> NoReturn:
+    """Exit at once with status 130, as a handler of SIGINT.
+
+    A KeyboardInterrupt gets lost: JAX's imports and callbacks of the garbage collector swallow it.
+    And XLA's threads, if they still compute, crash while Python shuts down.
+    """
+    os.write(2, b"Interrupted.\n")  # print may be at work when the signal comes
+    os._exit(128 + signal.SIGINT)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="jaxcnn",
+        description="Convolutional networks in Flax: list them, convert their weights to and\n"
+        "from PyTorch, check this machine.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"jaxcnn {__version__}")
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in _COMMANDS:
+        command.add_parser(subparsers)
+    return parser
