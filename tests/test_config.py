@@ -264,13 +264,6 @@ def test_recipes_have_settings_of_known_keys_only():
             assert key in names or argument in models.builder_arguments(name)
 
 
-def test_docs_table_of_keys_is_what_the_command_prints(root, capsys):
-    assert cli.main(["config", "--markdown"]) == 0
-    text = (root / "docs" / "training.md").read_text()
-    (table,) = re.findall(r"<!-- jaxcnn config --markdown -->\n(.*?)<!-- end -->", text, re.DOTALL)
-    assert table == capsys.readouterr().out
-
-
 def test_command_prints_what_a_run_would_use(capsys):
     assert cli.main(["config", "alexnet:fashion_mnist"]) == 0
     config = json.loads(capsys.readouterr().out)

@@ -271,7 +271,7 @@ def test_imagenet_path_runs_on_jpegs(train, tmp_path):
 
 @pytest.fixture
 def folder(tmp_path) -> pathlib.Path:
-    """Photographs of three classes in files, one training file and one evaluation file cut short."""
+    """Photographs of three classes; one training and one evaluation file are cut short."""
     for split, count in (("train", 30), ("val", 7)):
         for number in range(count):
             path = tmp_path / "images" / split / "abc"[number % 3] / f"{number}.jpg"

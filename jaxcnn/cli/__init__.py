@@ -13,15 +13,16 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from jaxcnn import __version__
-from jaxcnn.cli import check, convert, inspection, models
+from jaxcnn.cli import check, config, convert, inspection, models
 from jaxcnn.errors import UserError
 
-_COMMANDS = (convert, inspection, models, check)
+_COMMANDS = (models, inspection, convert, config, check)
 
 _EXAMPLES = """examples:
   jaxcnn models --family resnet
   jaxcnn inspect resnet18.pth
   jaxcnn convert resnet18.pth resnet18.safetensors --model resnet18
+  jaxcnn config resnet18:cifar10
   jaxcnn check
 
 Each command explains its arguments: jaxcnn convert --help

@@ -16,7 +16,7 @@ from jaxcnn import models
 from jaxcnn.data import pipeline
 from jaxcnn.data.source import Source, open_source
 from jaxcnn.errors import UserError
-from jaxcnn.models.classifier import Classifier
+from jaxcnn.models.classifier import Classifier, check_image_size
 from jaxcnn.training import distributed
 from jaxcnn.training.augmentation import Augmentation
 from jaxcnn.training.config import RESUMABLE, as_json, validate, validate_data
@@ -183,26 +183,23 @@ def check_network(config: ConfigDict, model: Classifier, image_shape: Sequence[i
     Raises:
         UserError: if the images are too small, or there are no batch norms to synchronise.
     """
-    model = model.clone(axis_name=None)  # there are no replicas here
     replicas = 1 if config.sync_batch_norm else jax.device_count()
-
-    def forward(key: jax.Array) -> Any:
-        images = jnp.zeros((config.batch_size // replicas, *image_shape[1:]))
-        variables = model.init(key, images)
-        model.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})
-        return variables
-
+    shape = (config.batch_size // replicas, *image_shape[1:])
     try:
-        variables = jax.eval_shape(forward, jax.random.key(0))
+        check_image_size(model, shape)
     except UserError as error:
         raise UserError(
             f"config.model={config.model} cannot be trained at config.image_size="
             f"{config.image_size}: {error}"
         ) from error
-    if config.sync_batch_norm and not variables.get("batch_stats"):
-        raise UserError(
-            f"config.sync_batch_norm=True, but {config.model} has no batch norms; leave it False."
-        )
+    if config.sync_batch_norm:
+        images = jax.ShapeDtypeStruct(shape, jnp.float32)
+        variables = jax.eval_shape(model.clone(axis_name=None).init, jax.random.key(0), images)
+        if "batch_stats" not in variables:
+            raise UserError(
+                f"config.sync_batch_norm=True, but {config.model} has no batch norms; leave it "
+                f"False."
+            )
 
 
 def _augmentation(config: ConfigDict) -> Augmentation:

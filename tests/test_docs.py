@@ -1,0 +1,33 @@
+"""The documentation says what is so."""
+
+import re
+
+import pytest
+
+from jaxcnn import cli
+
+
+@pytest.mark.parametrize(
+    ("file", "command"), [("networks.md", "models"), ("training.md", "config")]
+)
+def test_generated_table_is_what_the_command_prints(file, command, root, capsys):
+    assert cli.main([command, "--markdown"]) == 0
+    text = (root / "docs" / file).read_text()
+    marker = rf"<!-- jaxcnn {command} --markdown -->\n(.*?)<!-- end -->"
+    (table,) = re.findall(marker, text, re.DOTALL)
+    assert table == capsys.readouterr().out
+
+
+def test_links_between_documents_lead_somewhere(root):
+    for document in (root / "README.md", *(root / "docs").glob("*.md")):
+        for link in re.findall(r"\]\((?!https?:)([^)#]*)(?:#[^)]*)?\)", document.read_text()):
+            assert not link or (document.parent / link).exists(), f"{document.name}: {link}"
+
+
+def test_python_examples_name_what_exists(root):
+    """Imports only: what they compute is tested elsewhere, and some of it downloads weights."""
+    for document in (root / "README.md", root / "docs" / "python.md"):
+        for block in re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL):
+            for line in block.splitlines():
+                if line.startswith(("import ", "from ")):
+                    exec(line, {})
