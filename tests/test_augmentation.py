@@ -74,7 +74,7 @@ def torchvisions_hue_in_float64(image: torch.Tensor, factor: float) -> torch.Ten
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", ADJUSTMENTS)
-def test_an_adjustment_is_torchvisions(name, channels):
+def test_adjustment_equals_torchvisions(name, channels):
     factors = [-0.5, -0.21, 0, 0.1, 0.5] if name == "hue" else [0, 0.4, 1, 1.7, 3]
     adjust = getattr(functional, f"adjust_{name}")
     with jax.enable_x64(True):
@@ -114,7 +114,7 @@ def drawn_by_color_jitter(count: int, **amounts: float):
 ALL = {"brightness": 0.4, "contrast": 1.5, "saturation": 0.2, "hue": 0.1}
 
 
-def test_color_jitter_does_all_in_an_order_of_each_images_own():
+def test_color_jitter_order_differs_between_images():
     order, _ = drawn_by_color_jitter(4800, **ALL)
     permutations = list(itertools.permutations(range(4)))
     counts = [np.all(order == permutation, axis=1).sum() for permutation in permutations]
@@ -122,7 +122,7 @@ def test_color_jitter_does_all_in_an_order_of_each_images_own():
     assert scipy.stats.chisquare(counts).pvalue > 1e-4
 
 
-def test_color_jitters_factors_are_torchvisions_and_each_images_own():
+def test_color_jitter_factors_have_torchvisions_distribution():
     _, factors = drawn_by_color_jitter(4800, **ALL)
     reference = torchvision.transforms.ColorJitter(**ALL)
     for name, own in zip(ADJUSTMENTS, factors.T, strict=True):
@@ -131,7 +131,7 @@ def test_color_jitters_factors_are_torchvisions_and_each_images_own():
     assert np.abs(np.corrcoef(factors.T) - np.eye(4)).max() < 0.06
 
 
-def test_color_jitter_is_torchvisions_adjustments_by_what_was_drawn():
+def test_color_jitter_equals_torchvisions_adjustments():
     images = pictures(4800)
     drawn = drawn_by_color_jitter(4800, **ALL)
     # Compiled: then pixels may be rounded in one way where they are compared and in another
@@ -145,13 +145,13 @@ def test_color_jitter_is_torchvisions_adjustments_by_what_was_drawn():
         np.testing.assert_allclose(our, from_torch(reference), 0, 1e-5)
 
 
-def test_color_jitter_does_only_what_is_on():
+def test_color_jitter_skips_what_is_off():
     order, factors = drawn_by_color_jitter(100, saturation=0.2, brightness=0.4)
     assert {tuple(turns) for turns in order} == {(0, 2), (2, 0)}
     assert np.isnan(factors).all(axis=0).tolist() == [False, True, False, True]
 
 
-def test_color_jitter_of_one_channel_knows_no_colours():
+def test_color_jitter_of_one_channel_keeps_saturation_and_hue():
     images = pictures(8, channels=1)
     amounts = {"brightness": 0.4, "contrast": 0.4}
     of_two = color_jitter(KEY, images, **amounts)
@@ -161,7 +161,7 @@ def test_color_jitter_of_one_channel_knows_no_colours():
     np.testing.assert_array_equal(color_jitter(KEY, images, saturation=0.4, hue=0.4), images)
 
 
-def test_random_grayscale_makes_torchvisions_gray_of_a_part_of_the_images():
+def test_random_grayscale_equals_torchvisions_on_a_fraction_of_the_images():
     images = pictures(2000)
     ours = np.asarray(jax.jit(functools.partial(random_grayscale, p=0.2))(KEY, images))
     changed = (ours != images).any(axis=(1, 2, 3))
@@ -200,7 +200,7 @@ def test_lighting_shifts_each_image_along_the_principal_components():
         (functools.partial(color_jitter, brightness=0.5), 3, np.uint8),
     ],
 )
-def test_images_without_colours_are_refused(operation, channels, dtype):
+def test_wrong_channels_or_dtype_raise(operation, channels, dtype):
     with pytest.raises(UserError, match=r"channels|floating"):
         operation(KEY, np.zeros((2, 4, 4, channels), dtype))
 
@@ -235,7 +235,7 @@ def torchvisions_boxes(count: int, height: int, width: int, scale, ratio):
     return lost, boxes[lost]
 
 
-def test_erased_boxes_lie_as_torchvisions():
+def test_erased_boxes_have_torchvisions_distribution():
     # few pixels, so that half a pixel tells
     _, ours = erased_boxes(3000, 16, 12)
     _, reference = torchvisions_boxes(3000, 16, 12, (0.02, 0.33), (0.3, 3.3))
@@ -265,7 +265,7 @@ def test_erasing_gives_up_after_ten_boxes_that_do_not_fit():
     assert not boxes.all(axis=1).any() and not boxes.all(axis=2).any()
 
 
-def test_erasing_strikes_a_part_of_the_images():
+def test_erasing_applies_to_a_fraction_of_the_images():
     lost, _ = erased_boxes(2000, 16, 16, p=0.3)
     assert scipy.stats.binomtest(int(lost.sum()), 2000, 0.3).pvalue > 1e-4
 
@@ -286,7 +286,7 @@ def ratio_of(targets, mixed_targets):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_mixup_is_torchvisions(seed, monkeypatch):
+def test_mixup_equals_torchvisions(seed, monkeypatch):
     images, targets, *ours = mixed(mixup, jax.random.key(seed))
     reference = v2.MixUp(alpha=0.7)
     lam = ratio_of(targets, ours[1])
@@ -298,7 +298,7 @@ def test_mixup_is_torchvisions(seed, monkeypatch):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_cutmix_is_torchvisions(seed, monkeypatch):
+def test_cutmix_equals_torchvisions(seed, monkeypatch):
     images, targets, *ours = mixed(cutmix, jax.random.key(seed))
     inside = (np.asarray(ours[0]) != images).any(axis=(0, 3))
     assert inside.any()
@@ -321,7 +321,7 @@ def mixup_ratio(key, alpha):
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0])
-def test_mixups_ratio_is_of_the_beta_distribution(alpha):
+def test_mixup_ratio_is_beta_distributed(alpha):
     ratios = mixup_ratio(jax.random.split(KEY, 3000), alpha)
     assert scipy.stats.kstest(ratios, scipy.stats.beta(alpha, alpha).cdf).pvalue > 1e-4
 
@@ -335,7 +335,7 @@ def cutmix_box_and_ratio(key, alpha):
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0])
-def test_cutmixs_boxes_lie_as_torchvisions(alpha):
+def test_cutmix_boxes_have_torchvisions_distribution(alpha):
     height, width = 16, 24
     inside, ours = map(np.asarray, cutmix_box_and_ratio(jax.random.split(KEY, 3000), alpha))
     np.testing.assert_allclose(ours, 1 - inside.mean(axis=(1, 2)), 0, 1e-6)
@@ -377,7 +377,7 @@ def photographs(count: int, channels: int = 3) -> np.ndarray:
         ({"erasing": 0.5}, functools.partial(random_erasing, p=0.5)),
     ],
 )
-def test_a_setting_turns_on_its_operation(settings, operation, monkeypatch):
+def test_each_setting_turns_on_its_operation(settings, operation, monkeypatch):
     # whichever key it has
     monkeypatch.setattr(jax.random, "fold_in", lambda key, data: key)
     normalize, images = normalizer(MEAN, STD), photographs(8)
@@ -391,14 +391,14 @@ def test_a_setting_turns_on_its_operation(settings, operation, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["mixup", "cutmix"])
-def test_a_setting_turns_on_its_mixture(name):
+def test_each_setting_turns_on_its_mixture(name):
     batch = pictures(6), distribution(5, 6)
     ours = jax.make_jaxpr(Augmentation(**{name: 0.7}).batch)(KEY, *batch)
     operation = functools.partial(getattr(augmentation, name), alpha=0.7)
     assert str(ours) == str(jax.make_jaxpr(operation)(KEY, *batch))
 
 
-def test_with_two_mixtures_each_batch_has_one_as_often_as_the_other():
+def test_two_mixtures_are_equally_likely():
     both = Augmentation(mixup=1.0, cutmix=1.0)
     images = jnp.stack((jnp.zeros((8, 8, 1)), jnp.ones((8, 8, 1))))
     draw = jax.jit(jax.vmap(lambda key: both.batch(key, images, jnp.eye(2))))
@@ -409,7 +409,7 @@ def test_with_two_mixtures_each_batch_has_one_as_often_as_the_other():
     np.testing.assert_allclose(out[:, 1].mean(axis=(1, 2, 3)), targets[:, 1, 1], 0, 1e-5)
 
 
-def test_the_same_key_gives_the_same_batch_and_another_another():
+def test_batch_is_a_function_of_the_key():
     @jax.jit
     def augment(key, images):
         images = EVERYTHING.images(key, images, normalizer(MEAN, STD))
@@ -507,7 +507,7 @@ def steps(augmentation, count: int):
     return jax.device_get((state, metrics))
 
 
-def test_each_step_and_replica_augments_with_a_key_of_its_own_and_drops_as_without():
+def test_steps_and_replicas_have_their_own_keys_and_dropout_is_unchanged():
     known = Known()
     ours = steps(known, 2)
     assert len(known.keys) == len(set(known.keys)) == 2 * 4 * 2  # steps, replicas, methods
@@ -521,7 +521,7 @@ def single_step(augmentation, **settings):
     return batch, functools.partial(step, axis_name=None)
 
 
-def test_the_loss_is_of_the_mixed_targets_and_the_scores_are_of_the_labels():
+def test_loss_uses_mixed_targets_and_scores_use_labels():
     targets = distribution(10, 6)
     batch, step = single_step(Known(targets=targets), label_smoothing=0.1)
     logits = np.array(Net().apply(initial_state().variables, batch["image"]))
@@ -536,7 +536,7 @@ def test_the_loss_is_of_the_mixed_targets_and_the_scores_are_of_the_labels():
         np.testing.assert_allclose(metrics[f"top{k}"], right, rtol=1e-6)
 
 
-def test_an_augmentation_of_nothing_changes_nothing_in_the_step():
+def test_empty_augmentation_leaves_the_step_unchanged():
     batch, plain = single_step(None)
     _, off = single_step(Augmentation())
     _, on = single_step(Augmentation(mixup=0.2))

@@ -7,6 +7,7 @@ import optax
 import pytest
 import torch
 
+from jaxcnn.errors import UserError
 from jaxcnn.training.optimizer import make_schedule, sgd
 
 STEPS_PER_EPOCH = 7
@@ -64,7 +65,7 @@ def torch_rates(make_scheduler, count: int) -> list[float]:
     return result
 
 
-def test_step_decay_is_torchs_step_lr():
+def test_step_decay_equals_torchs_step_lr():
     reference = torch_rates(lambda o: torch.optim.lr_scheduler.StepLR(o, 30, 0.1), 90)
     ours = rates("step", 90, decay_epochs=30, decay_factor=0.1)
     np.testing.assert_allclose(ours, np.repeat(reference, STEPS_PER_EPOCH), rtol=1e-12)
@@ -72,7 +73,7 @@ def test_step_decay_is_torchs_step_lr():
 
 @pytest.mark.parametrize("steps_per_epoch", [22, 390, 5004])
 @pytest.mark.parametrize("decay_epochs", [10, 30])
-def test_step_decay_is_on_time_when_compiled_in_float32(steps_per_epoch, decay_epochs):
+def test_compiled_step_decay_in_float32_is_on_time(steps_per_epoch, decay_epochs):
     schedule = make_schedule(
         "step", 0.1, steps_per_epoch=steps_per_epoch, num_epochs=90, decay_epochs=decay_epochs
     )
@@ -84,13 +85,13 @@ def test_step_decay_is_on_time_when_compiled_in_float32(steps_per_epoch, decay_e
             np.testing.assert_allclose(around, [0.1 * 0.1 ** (decay - 1), 0.1 * 0.1**decay], 1e-5)
 
 
-def test_cosine_is_torchs_cosine_annealing():
+def test_cosine_equals_torchs_cosine_annealing():
     count = 5 * STEPS_PER_EPOCH
     reference = torch_rates(lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, count), count)
     np.testing.assert_allclose(rates("cosine", 5), reference, rtol=1e-12)
 
 
-def test_warm_up_climbs_linearly_and_the_cosine_then_ends_at_zero():
+def test_warm_up_rises_linearly_and_the_cosine_ends_at_zero():
     ours = rates("cosine", 5, warmup_epochs=2.0)
     warmup = 2 * STEPS_PER_EPOCH
     np.testing.assert_allclose(
@@ -100,5 +101,12 @@ def test_warm_up_climbs_linearly_and_the_cosine_then_ends_at_zero():
     assert 0 < ours[-1] < 0.001
 
 
-def test_a_constant_rate_is_constant():
+def test_constant_schedule_is_constant():
     assert (rates("constant", 2) == 0.1).all()
+
+
+def test_unknown_schedule_and_decay_raise():
+    with pytest.raises(UserError, match="no schedule 'cos'; did you mean 'cosine'"):
+        rates("cos", num_epochs=1)
+    with pytest.raises(UserError, match="decay_epochs is 0; it must be above 0"):
+        rates("step", num_epochs=1, decay_epochs=0)

@@ -38,12 +38,12 @@ def shard(tree, devices: int = 4):
     return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), tree)
 
 
-def test_the_tests_have_four_devices():
+def test_four_devices_are_available():
     assert jax.local_device_count() == 4
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_cross_entropy_is_torchs(smoothing):
+def test_cross_entropy_equals_torchs(smoothing):
     rng = np.random.default_rng(0)
     logits, labels = rng.standard_normal((6, 9)).astype(np.float32) * 5, rng.integers(0, 9, 6)
     reference = torch.nn.functional.cross_entropy(
@@ -57,7 +57,7 @@ def test_cross_entropy_is_torchs(smoothing):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("kind", ["labels", "distributions"])
-def test_cross_entropy_is_torchs_in_float64(kind, smoothing):
+def test_cross_entropy_equals_torchs_in_float64(kind, smoothing):
     rng = np.random.default_rng(0)
     logits = rng.standard_normal((6, 9)) * 5
     targets = rng.integers(0, 9, 6) if kind == "labels" else rng.dirichlet(np.ones(9), 6)
@@ -72,7 +72,7 @@ def test_cross_entropy_is_torchs_in_float64(kind, smoothing):
     np.testing.assert_allclose(ours, reference, rtol=0, atol=1e-12)
 
 
-def test_targets_that_are_neither_labels_nor_distributions_are_refused():
+def test_targets_of_another_shape_raise():
     # a column of labels would broadcast
     with pytest.raises(UserError, match=r"\[N, num_classes\]"):
         cross_entropy(jnp.ones((2, 3)), jnp.zeros((2, 1), jnp.int32))
@@ -83,7 +83,7 @@ def test_cross_entropy_of_bfloat16_logits_is_float32():
     assert cross_entropy(logits, jnp.array([0, 1])).dtype == jnp.float32
 
 
-def test_top_k_counts_a_label_among_the_k_highest():
+def test_top_k_counts_labels_among_the_k_highest():
     logits = jnp.array([[0.1, 0.5, 0.3, 0.2], [0.1, 0.5, 0.3, 0.2]])
     labels = jnp.array([1, 3])
     assert in_top_k(logits, labels, 1).tolist() == [1, 0]
@@ -91,14 +91,14 @@ def test_top_k_counts_a_label_among_the_k_highest():
     assert in_top_k(logits, labels, 3).tolist() == [1, 1]
 
 
-def test_a_network_that_says_nothing_is_right_k_times_in_n():
+def test_equal_logits_are_right_k_times_in_n():
     labels = jnp.arange(10)
     assert in_top_k(jnp.zeros((10, 10)), labels, 1).sum() == 1
     assert in_top_k(jnp.zeros((10, 10)), labels, 5).sum() == 5
     assert in_top_k(jnp.full((10, 10), jnp.nan), labels, 5).sum() == 0
 
 
-def test_normalizer_is_to_tensor_and_normalize_of_torchvision():
+def test_normalizer_equals_torchvisions_to_tensor_and_normalize():
     image = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     reference = torchvision.transforms.functional.normalize(
@@ -109,7 +109,7 @@ def test_normalizer_is_to_tensor_and_normalize_of_torchvision():
     np.testing.assert_allclose(ours, reference.permute(1, 2, 0), rtol=1e-5, atol=1e-6)
 
 
-def test_normalizer_takes_floating_images_of_0_to_1_too():
+def test_normalizer_accepts_floating_images():
     image = np.random.default_rng(0).integers(0, 256, (2, 5, 6, 3), dtype=np.uint8)
     normalize = normalizer((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     scaled = image.astype(np.float32) / 255
@@ -163,14 +163,14 @@ def test_four_replicas_with_synchronised_batch_norm_equal_one():
     assert_close(four, train(TinyNet(), batch(16)))
 
 
-def test_a_replica_normalises_with_its_own_batch_unless_synchronised():
+def test_replica_normalises_with_its_own_batch_unless_synchronised():
     data = batch(16)
     data["image"] *= np.arange(1, 17, dtype=np.float32)[:, None, None, None]  # unequal replicas
     (four, _), (one, _) = train(TinyNet(), data, devices=4), train(TinyNet(), data)
     assert np.abs(four.params["conv"]["kernel"] - one.params["conv"]["kernel"]).max() > 1e-3
 
 
-def test_bfloat16_computes_so_and_keeps_float32_state():
+def test_bfloat16_computation_keeps_float32_state():
     state, metrics = train(TinyNet(dtype=jnp.bfloat16), batch(8))
     reference, reference_metrics = train(TinyNet(), batch(8))
     assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.opt_state))} <= {
@@ -182,7 +182,7 @@ def test_bfloat16_computes_so_and_keeps_float32_state():
     assert_close((state, metrics), (reference, reference_metrics), 0.02)
 
 
-def test_evaluation_counts_what_the_mask_lets_through():
+def test_evaluation_counts_masked_examples_only():
     model = models.lenet5()
     data = batch(8)
     variables = model.init(jax.random.key(0), data["image"])
@@ -197,7 +197,7 @@ def test_evaluation_counts_what_the_mask_lets_through():
     assert_close(part, first)
 
 
-def test_several_crops_of_an_image_are_scored_by_the_mean_of_their_softmaxes():
+def test_several_crops_are_scored_by_the_mean_of_their_softmaxes():
     model = models.lenet5()
     data = batch(6)
     crops = np.stack([data["image"], data["image"][::-1], 2 * data["image"]], axis=1)

@@ -1,7 +1,7 @@
 """Augmentation of batches on the device, inside the compiled training step.
 
-Pure functions of a key: the same key gives the same batch. What is drawn for each image is drawn
-for the whole batch at once, from the one key. Images are ``[N, H, W, C]``, floating, with values
+Pure functions of a random key: the same key gives the same batch. One key serves a whole batch, in
+which each image gets random numbers of its own. Images are ``[N, H, W, C]``, floating, with values
 in 0 to 1 before normalisation; amounts and probabilities are Python numbers, and 0 turns an
 operation off. Everything is drawn in float32, and images and targets keep their dtype.
 
@@ -32,7 +32,7 @@ EIGENVECTORS = np.array(
 
 
 def to_float(images: jax.Array) -> jax.Array:
-    """Values in 0 to 1: those of torchvision's ``ToTensor``.
+    """Convert images to values in 0 to 1, as torchvision's ``ToTensor``.
 
     Args:
         images: integers of 0 to 255 (uint8, say), or floating, already in 0 to 1.
@@ -48,18 +48,18 @@ def to_float(images: jax.Array) -> jax.Array:
 def _check_colors(images: jax.Array, channels: tuple[int, ...] = (1, 3)) -> None:
     if images.shape[-1] not in channels:
         raise UserError(
-            f"This augmentation of colours is for images of {' or '.join(map(str, channels))} "
-            f"channels, but these have {images.shape[-1]}; turn it off."
+            f"Images have {images.shape[-1]} channels; this augmentation of colours needs "
+            f"{' or '.join(map(str, channels))}; turn it off."
         )
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise UserError(
-            f"Colours are augmented in floating images, but these are {images.dtype}; divide "
+            f"Images are {images.dtype}; colours are augmented in floating-point images: divide "
             f"them by 255 first."
         )
 
 
 def _per_image(values: jax.Array, images: jax.Array) -> jax.Array:
-    """``[N]`` to what goes with ``[N, H, W, C]``."""
+    """Reshape ``[N]`` to broadcast with ``[N, H, W, C]``."""
     return jnp.asarray(values, images.dtype)[:, None, None, None]
 
 
@@ -112,7 +112,7 @@ def adjust_saturation(images: jax.Array, factor: jax.Array) -> jax.Array:
 
 
 def adjust_hue(images: jax.Array, factor: jax.Array) -> jax.Array:
-    """``adjust_hue`` of torchvision: turns the hue, of hue, saturation and value.
+    """``adjust_hue`` of torchvision: rotate the hue, in HSV.
 
     Torchvision computes this in float32; here it is computed in the images' own dtype.
 
@@ -136,8 +136,8 @@ def _rgb_to_hsv(images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     saturation = chroma / jnp.where(value > 0, value, 1)
     # Gray has chroma 0 and so saturation 0, whatever its hue: any divisor does.
     divisor = jnp.where(chroma > 0, chroma, 1)
-    # Which is greatest is told by order, not by being equal to ``value``: a compiler may compute
-    # the pixels once for each use, with other roundings, and then none may be equal to it.
+    # Which channel is greatest is found by order, not by equality with ``value``: a compiler may
+    # compute the pixels once per use, with different rounding, and then none would be equal.
     sextant = jnp.where(
         (red >= green) & (red >= blue),
         (green - blue) / divisor,
@@ -164,10 +164,10 @@ def color_jitter(
     saturation: float = 0.0,
     hue: float = 0.0,
 ) -> jax.Array:
-    """``ColorJitter`` of torchvision: each image has its own factors, in its own order.
+    """``ColorJitter`` of torchvision, with factors and an order drawn per image.
 
     Args:
-        key: of what is drawn.
+        key: a random key.
         images: ``[N, H, W, C]`` of 1 or 3 channels, in 0 to 1; saturation and hue leave one
             channel as it is.
         brightness: ``b``: the factor is uniform between ``max(0, 1 - b)`` and ``1 + b``.
@@ -197,8 +197,8 @@ def color_jitter(
     numbers = jnp.tile(jnp.arange(len(operations)), (count, 1))
     order = jax.random.permutation(order_key, numbers, axis=1, independent=True)
     for turn in range(len(operations)):
-        # All operations on all images, of which each image keeps its own: branches would run
-        # image after image.
+        # All operations on all images, from which each image selects its own: branches would run
+        # one image at a time.
         before = images
         for number, ((adjust, *_), factor) in enumerate(zip(operations, factors, strict=True)):
             chosen = (order[:, turn] == number)[:, None, None, None]
@@ -210,7 +210,7 @@ def random_grayscale(key: jax.Array, images: jax.Array, p: float) -> jax.Array:
     """``RandomGrayscale`` of torchvision.
 
     Args:
-        key: of what is drawn.
+        key: a random key.
         images: ``[N, H, W, C]`` of 1 or 3 channels, which they keep.
         p: the probability, of each image, that it becomes gray.
     """
@@ -222,19 +222,19 @@ def random_grayscale(key: jax.Array, images: jax.Array, p: float) -> jax.Array:
 
 
 def pca_lighting(key: jax.Array, images: jax.Array, std: float = 0.1) -> jax.Array:
-    """Adds to each image one colour, drawn along the principal components of ImageNet's colours.
+    """Add to each image one colour, drawn along the principal components of ImageNet's colours.
 
     Krizhevsky, Sutskever and Hinton 2012, section 4.1: to each pixel the eigenvectors times
-    eigenvalues times ``alpha``. The sum may leave 0 to 1, as it may there.
+    eigenvalues times ``alpha``. The sum may leave 0 to 1, as in the paper.
 
     Args:
-        key: of what is drawn.
+        key: a random key.
         images: ``[N, H, W, 3]``.
-        std: of the three normally distributed ``alpha`` of each image.
+        std: standard deviation of the three normally distributed ``alpha`` of each image.
     """
     _check_colors(images, channels=(3,))
     alpha = std * jax.random.normal(key, (images.shape[0], 1, 3), jnp.float32)
-    # A product and a sum: a matrix product may have few bits on accelerators.
+    # A product and a sum: a matrix product may have low precision on accelerators.
     color = jnp.sum(alpha * jnp.float32(EIGENVECTORS * EIGENVALUES), axis=-1)
     return images + color[:, None, None, :].astype(images.dtype)
 
@@ -244,7 +244,7 @@ def _inside(
     rows: tuple[jax.Array, jax.Array],
     columns: tuple[jax.Array, jax.Array],
 ) -> jax.Array:
-    """Which pixels lie in boxes, ``[N, H, W, 1]`` (or 1 for N), bool.
+    """Which pixels are inside boxes, ``[N, H, W, 1]`` (or 1 for N), bool.
 
     Args:
         images: ``[N, H, W, C]``.
@@ -269,14 +269,14 @@ def random_erasing(
     """``RandomErasing`` of torchvision with value 0: a box of zeros.
 
     The box must be smaller than the image in both directions; after ten draws that are not, the
-    image stays as it is.
+    image is left unchanged.
 
     Args:
-        key: of what is drawn.
-        images: ``[N, H, W, C]``, normalised: there, 0 is the mean.
+        key: a random key.
+        images: ``[N, H, W, C]``, normalised, so that 0 is the mean.
         p: the probability, of each image, that it is erased.
-        scale: least and greatest area of the box, as parts of the image's.
-        ratio: least and greatest height over width of the box.
+        scale: minimum and maximum area of the box, as fractions of the image's.
+        ratio: minimum and maximum height over width of the box.
     """
     tries = 10
     count, height, width, _ = images.shape
@@ -290,7 +290,7 @@ def random_erasing(
     fits = (heights < height) & (widths < width)
     first = (jnp.argmax(fits, axis=0), jnp.arange(count))
     box_height, box_width = heights[first], widths[first]
-    # Where no box fits nothing is erased, and it does not matter where the box would be.
+    # Where no box fits, nothing is erased, and the position does not matter.
     top = jax.random.randint(top_key, (count,), 0, jnp.maximum(height - box_height, 0) + 1)
     left = jax.random.randint(left_key, (count,), 0, jnp.maximum(width - box_width, 0) + 1)
     box = _inside(images, (top, top + box_height), (left, left + box_width))
@@ -306,13 +306,13 @@ def _mix(values: jax.Array, part: jax.Array) -> jax.Array:
 def mixup(
     key: jax.Array, images: jax.Array, targets: jax.Array, alpha: float
 ) -> tuple[jax.Array, jax.Array]:
-    """``MixUp`` of torchvision (``transforms.v2``): each example mixed with the one before it.
+    """``MixUp`` of torchvision (``transforms.v2``): mix each example with the one before it.
 
     Args:
-        key: of what is drawn.
+        key: a random key.
         images: ``[N, H, W, C]``.
         targets: ``[N, num_classes]``, floating: each example's distribution over the classes.
-        alpha: of ``Beta(alpha, alpha)``, of which one mixing ratio is drawn for the batch.
+        alpha: of ``Beta(alpha, alpha)``, from which one mixing ratio is drawn for the batch.
 
     Returns:
         The mixed images and targets.
@@ -324,14 +324,14 @@ def mixup(
 def cutmix(
     key: jax.Array, images: jax.Array, targets: jax.Array, alpha: float
 ) -> tuple[jax.Array, jax.Array]:
-    """``CutMix`` of torchvision (``transforms.v2``): a box of each image from the one before it.
+    """``CutMix`` of torchvision (``transforms.v2``): paste a box from the previous image into each.
 
     Args:
-        key: of what is drawn.
+        key: a random key.
         images: ``[N, H, W, C]``.
         targets: ``[N, num_classes]``, floating: each example's distribution over the classes.
-        alpha: of ``Beta(alpha, alpha)``, of which the part outside the box is drawn; the box is
-            the same for the batch.
+        alpha: of ``Beta(alpha, alpha)``, from which the fraction outside the box is drawn; the
+            box is the same for the whole batch.
 
     Returns:
         The images, and the targets mixed by the area of the box that lies inside the image.
@@ -353,7 +353,7 @@ def cutmix(
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What is done to a batch in training, after it was cropped and flipped.
+    """The augmentation of a batch in training, after cropping and flipping.
 
     Attributes:
         color_jitter: brightness, contrast, saturation and hue of :func:`color_jitter`.
@@ -361,7 +361,7 @@ class Augmentation:
         lighting: standard deviation of :func:`pca_lighting`.
         erasing: probability of :func:`random_erasing`.
         mixup: alpha of :func:`mixup`.
-        cutmix: alpha of :func:`cutmix`; with ``mixup`` too, each batch has one of the two.
+        cutmix: alpha of :func:`cutmix`; with ``mixup`` too, each batch gets one of the two.
     """
 
     color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
@@ -372,12 +372,12 @@ class Augmentation:
     cutmix: float = 0.0
 
     def images(self, key: jax.Array, images: jax.Array, normalize: Normalize) -> jax.Array:
-        """Augments each image by itself, and normalises.
+        """Augment each image by itself, and normalise.
 
         Args:
-            key: of what is drawn.
+            key: a random key.
             images: ``[N, H, W, C]``, uint8 (or floating, in 0 to 1).
-            normalize: from images, uint8 or floating in 0 to 1, to what the model wants.
+            normalize: maps images, uint8 or floating in 0 to 1, to the model's input.
         """
         if any(self.color_jitter):
             brightness, contrast, saturation, hue = self.color_jitter
@@ -401,10 +401,10 @@ class Augmentation:
     def batch(
         self, key: jax.Array, images: jax.Array, targets: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Mixes the examples of a batch: torchvision's ``RandomChoice`` of what is on.
+        """Mix the examples of a batch: torchvision's ``RandomChoice`` of the mixtures that are on.
 
         Args:
-            key: of what is drawn.
+            key: a random key.
             images: ``[N, H, W, C]``, normalised.
             targets: ``[N, num_classes]``, floating: each example's distribution over the classes.
 
