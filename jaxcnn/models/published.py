@@ -1,6 +1,6 @@
-"""The weights that torchvision has published, and what it says of them.
+"""Metadata of the weights that torchvision publishes.
 
-From ``torchvision.models.get_model_weights`` of torchvision 0.29; a test holds the two equal.
+From ``torchvision.models.get_model_weights`` of torchvision 0.29; a test compares them.
 """
 
 import dataclasses
@@ -8,19 +8,19 @@ from collections.abc import Sequence
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HALF = (0.5, 0.5, 0.5)
-# Of weights from Caffe, which took values in 0 to 255 less their mean.
+# For weights from Caffe, which expect values from 0 to 255 with the mean subtracted.
 _CAFFE_MEAN, _CAFFE_STD = (0.48235, 0.45882, 0.40784), (1 / 255,) * 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """What an image goes through before the network: resize, centre crop, normalise.
+    """The preprocessing of an image: resize, centre crop, normalise.
 
     Attributes:
-        resize_size: to which the shorter side is resized, in pixels.
+        resize_size: length of the shorter side after the resize, in pixels.
         crop_size: height and width of the centre crop, in pixels.
         interpolation: of the resize, antialiased: ``"bilinear"`` or ``"bicubic"``.
-        mean: of each channel, of values in 0 to 1.
+        mean: one value per channel, for values in 0 to 1.
         std: likewise.
     """
 
@@ -38,14 +38,14 @@ class PublishedWeights:
     Attributes:
         model: the architecture.
         name: torchvision's name of the weights.
-        num_params: how many parameters the model has (GoogLeNet: without its auxiliary heads).
-        multiply_adds: how many a forward pass of one image of the default size takes.
-        file: name of the file; it ends in the first digits of the sha256 of its content.
-        top1: accuracy on ImageNet's validation images, 0 to 1; None: the weights are not a
-            classifier's.
-        top5: likewise.
-        preprocessing: what an image goes through first.
-        default: whether torchvision calls them ``"DEFAULT"``.
+        num_params: number of parameters of the model (of GoogLeNet without its auxiliary heads).
+        multiply_adds: of a forward pass of one image of the default size.
+        file: name of the file; it ends in the first digits of the file's sha256.
+        top1: top-1 accuracy on ImageNet's validation images, 0 to 1; None: the weights are not
+            for classification.
+        top5: top-5 accuracy, likewise.
+        preprocessing: the preprocessing of images for these weights.
+        default: whether they are torchvision's ``"DEFAULT"``.
     """
 
     model: str

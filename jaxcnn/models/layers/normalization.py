@@ -285,7 +285,7 @@ def norm_factory(norm_layer: LayerFactory | str) -> LayerFactory:
 
 @dataclasses.dataclass(frozen=True)
 class _AnyNorm:
-    """A factory of norms that are called with ``(x, train)``, from a factory of any norms."""
+    """Adapts a factory of any norms, so that its norms are called with ``(x, train)``."""
 
     factory: LayerFactory
 
@@ -300,13 +300,13 @@ class _AnyNorm:
         return lambda x, train=False: norm(x)
 
     def _inherit(self, norm: nn.Module) -> None:
-        """Give a norm what this package's layers take from the module around them."""
+        """Set what this package's layers inherit from their parent module."""
         if not isinstance(norm, nn.Module) or not isinstance(norm.parent, Module):
             return
         open_fields = [f for f in ("dtype", "axis_name") if getattr(norm, f, "") is None]
-        # Flax's default is float32, which tells nothing: what counts is whether it was given.
+        # Flax's param_dtype is never None: it is open if no partial sets it.
         given = getattr(self.factory, "keywords", {})
-        if _module_class(self.factory) and hasattr(norm, "param_dtype"):
+        if hasattr(norm, "param_dtype") and _module_class(self.factory):
             open_fields += ["param_dtype"] * ("param_dtype" not in given)
         for field in open_fields:
             value = getattr(norm.parent, field)
@@ -315,7 +315,7 @@ class _AnyNorm:
 
 
 def _module_class(factory: LayerFactory) -> type | None:
-    """The class of a factory's modules, as far as it shows: of a class or a partial of one."""
+    """The class of a factory's modules if the factory is a class or a partial of one, else None."""
     kind = factory.func if isinstance(factory, functools.partial) else factory
     return kind if isinstance(kind, type) else None
 

@@ -30,9 +30,7 @@ def _pool(
         extra = 0
         if ceil_mode:
             out = -(-(size + 2 * p - k) // s) + 1
-            if (
-                out - 1
-            ) * s >= size + p:  # a window must start inside the image or its left padding
+            if (out - 1) * s >= size + p:  # windows start inside the image or its left padding
                 out -= 1
             extra = max(0, (out - 1) * s + k - (size + 2 * p))
         pads.append((p, p + extra))
