@@ -241,6 +241,12 @@ def test_values_that_are_not_finite_warn(value, dtype):
         from_torch_unchecked(state)
 
 
+def test_large_finite_values_do_not_warn():
+    state = zeros(models.lenet5())
+    state["fc1.weight"] = np.full_like(state["fc1.weight"], 3e38)  # their sum overflows
+    convert.from_torch(state, models.lenet5())
+
+
 @pytest.mark.parametrize(
     ("layer", "shape"),
     [

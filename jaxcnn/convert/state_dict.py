@@ -22,7 +22,7 @@ import functools
 import os
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -155,8 +155,10 @@ def from_torch(
     largest_first = sorted(wanted, key=lambda path: -arrays[wanted[path]].nbytes)
     with ThreadPoolExecutor(COPYING_THREADS) as threads:  # numpy copies without the GIL
         values = threads.map(lambda p: _owned(_to_flax(arrays[wanted[p]], p)), largest_first)
-        copies = dict(zip(largest_first, values, strict=True))
-        warn_if_not_finite({wanted[path]: copies[path] for path in wanted}, threads.map)
+        copies, finite = {}, {}
+        for path, (copy, is_finite_) in zip(largest_first, values, strict=True):
+            copies[path], finite[wanted[path]] = copy, is_finite_
+    warn_if_not_finite({name: finite[name] for name in wanted.values()})
     leaves = jax.device_put({path: copies[path] for path in wanted})
     if skip:
         images = jnp.zeros((1, model.input_size, model.input_size, channels))
@@ -190,7 +192,7 @@ def from_torch_unchecked(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     # Buffers of other names (indices, for example) may be integers.
     values = {n: a for n, a in arrays.items() if n.rpartition(".")[2] in _LEAF_NAMES.values()}
     _check_dtypes(values)
-    warn_if_not_finite(values)
+    warn_if_not_finite({name: is_finite(array) for name, array in values.items()})
     leaves = {}
     for name, array in arrays.items():
         *scope, leaf = name.split(".")
@@ -386,20 +388,26 @@ def _check_dtypes(arrays: Mapping[str, np.ndarray]) -> None:
             )
 
 
-def warn_if_not_finite(
-    arrays: Mapping[str, np.ndarray], map_: Callable[..., Iterable[bool]] = map
-) -> None:
-    """Warn if values are NaN or infinite, naming the first such array.
+def is_finite(array: np.ndarray) -> bool:
+    """Whether no value of a floating array is NaN or infinite."""
+    if array.dtype.kind == "f":
+        # The sum of finite values is finite unless it overflows, and needs no array of booleans.
+        with np.errstate(all="ignore"):
+            if np.isfinite(array.sum()):
+                return True
+    return bool(np.isfinite(array).all())
+
+
+def warn_if_not_finite(finite: Mapping[str, bool]) -> None:
+    """Warn if arrays have NaN or infinite values, naming the first one.
 
     Args:
-        arrays: floating arrays by name.
-        map_: how to check them all: ``map``, or that of an executor.
+        finite: the result of :func:`is_finite` for each array, by name.
     """
-    finite = map_(lambda array: bool(np.isfinite(array).all()), arrays.values())
-    bad = [name for name, is_finite in zip(arrays, finite, strict=True) if not is_finite]
+    bad = [name for name, is_finite_ in finite.items() if not is_finite_]
     if bad:
         warnings.warn(
-            f"{bad[0]} has values that are NaN or infinite ({len(bad)} of {len(arrays)} tensors "
+            f"{bad[0]} has values that are NaN or infinite ({len(bad)} of {len(finite)} tensors "
             f"have); a network with them computes no useful outputs.",
             stacklevel=3,
         )
@@ -423,8 +431,12 @@ def _to_flax(array: np.ndarray, path: Path) -> np.ndarray:
     return array.transpose(_axes(path, array.ndim, _TO_FLAX_AXES))
 
 
-def _owned(array: np.ndarray) -> np.ndarray:
-    """A copy in C order, aligned so that JAX on a CPU uses it without another copy."""
+def _owned(array: np.ndarray) -> tuple[np.ndarray, bool]:
+    """A copy in C order, aligned so that JAX on a CPU uses it without another copy.
+
+    Returns:
+        The copy, and whether all values are finite, which is cheapest to find out here.
+    """
     memory = np.empty(array.nbytes + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
@@ -434,7 +446,7 @@ def _owned(array: np.ndarray) -> np.ndarray:
         line = max(1, ALIGNMENT // array.itemsize)
         for start in range(0, array.shape[-1], line):
             copy[..., start : start + line] = array[..., start : start + line]
-    return copy
+    return copy, is_finite(copy)
 
 
 def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:

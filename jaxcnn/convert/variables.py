@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from jaxcnn.convert.state_dict import to_torch, warn_if_not_finite
+from jaxcnn.convert.state_dict import is_finite, to_torch, warn_if_not_finite
 from jaxcnn.errors import CheckpointError, UserError
 from jaxcnn.io.checkpoint import read_file
 from jaxcnn.io.safetensors import write_safetensors
@@ -79,7 +79,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     for name, array in tensors.items():
         if name.rpartition("/")[2].startswith("kernel") and name not in floating:
             raise CheckpointError(f"{path}: {name} is {array.dtype}; kernels must be floating.")
-    warn_if_not_finite(floating)
+    warn_if_not_finite({name: is_finite(array) for name, array in floating.items()})
     return traverse_util.unflatten_dict(
         {name: jnp.asarray(value) for name, value in tensors.items()}, sep="/"
     )
