@@ -48,7 +48,7 @@ SMALLEST = {
     "zfnet": (53, 53),
 }
 # Of those the ones that are traced in a moment.
-SHALLOW = {"alexnet", "alexnet_original", "lenet5", "nin", "squeezenet1_1", "vgg11", "zfnet"}
+SHALLOW = {"alexnet", "alexnet_original", "lenet5", "nin", "vgg11", "zfnet"}
 
 
 def shapes(name: str, channels: int = 3, **kwargs):

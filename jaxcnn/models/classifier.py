@@ -148,22 +148,21 @@ def smallest_image_size(model: Classifier, channels: int = 3, *, train: bool = T
 def _smallest_size(
     model: Classifier, images: Any, train: bool, variables: Any = None
 ) -> int | None:
-    """The smallest size that works with these variables, or (None) when initialising.
+    """The smallest height and width that a network accepts.
 
     Args:
         model: the network.
-        images: an array or shape ``[N, H, W, C]``; its N, C and dtype count.
-        train: the mode.
-        variables: arrays or shapes; None: the network is initialised for each size.
+        images: an array or shape ``[N, H, W, C]``, of which H and W are ignored.
+        train: whether for training or evaluation.
+        variables: the sizes must work with these; None: with those of a new initialisation.
 
     Returns:
-        Height and width, None if ``model.input_size`` does not work. A bisection: up to
-        ``input_size``, if a size works, so does every larger one.
+        Found by bisection, because up to ``model.input_size`` every size above one that works
+        works, too; None if ``model.input_size`` does not work.
     """
     model = model.clone(parent=None, name=None, axis_name=None)
     if variables is not None:
-        as_shape = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)  # noqa: E731
-        variables = jax.tree.map(as_shape, dict(variables))
+        variables = jax.eval_shape(lambda leaves: leaves, dict(variables))
 
     def works(size: int) -> bool:
         x = jax.ShapeDtypeStruct((images.shape[0], size, size, images.shape[3]), images.dtype)
