@@ -11,4 +11,4 @@ Importing the package is cheap; its parts are imported by name::
 * :mod:`jaxcnn.io`: the file formats behind them.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
