@@ -173,7 +173,7 @@ def _grouped(
 
 
 def _block_diagonal(kernel: jax.Array, groups: int) -> jax.Array:
-    """The dense kernel of a grouped one, ``[kh, kw, C, features]``: ``C`` becomes ``groups * C``."""
+    """Expand a grouped ``[kh, kw, C, features]`` to a dense ``[kh, kw, groups * C, features]``."""
     height, width, channels, features = kernel.shape
     by_group = kernel.reshape(height, width, 1, channels, groups, -1)
     own = jnp.eye(groups, dtype=bool)[:, None, :, None]
