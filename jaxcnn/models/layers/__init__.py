@@ -16,10 +16,10 @@ from jaxcnn.models.layers.convolution import (
     DepthwiseSeparableConv,
     Linear,
     SpatiallySeparableConv,
-    convolve,
     kaiming_normal_fan_out,
     torch_default_init,
 )
+from jaxcnn.models.layers.functional import convolve
 from jaxcnn.models.layers.module import (
     INITIALIZERS,
     ImageTooSmall,

@@ -12,10 +12,8 @@ from jax import lax
 from jax.nn.initializers import Initializer
 
 from jaxcnn.errors import UserError
+from jaxcnn.models.layers.functional import convolve
 from jaxcnn.models.layers.module import Module, Size, check_window, pair
-
-# Pixels of an output map up to which a convolution on a CPU is a product of patches.
-SMALL_MAP = 4
 
 # torch's default for convolutions and linear layers: kaiming_uniform_(a=sqrt(5)), which is
 # uniform within 1 / sqrt(fan_in).
@@ -103,62 +101,6 @@ class Conv(Module):
             groups=self.groups,
         )
         return y if bias is None else y + bias
-
-
-def convolve(
-    x: jax.Array,
-    kernel: jax.Array,
-    *,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-    groups: int,
-) -> jax.Array:
-    """Convolves ``[N, H, W, C]`` with ``[kh, kw, C / groups, features]``, as torch does.
-
-    XLA's convolution on a CPU is 7 to 20 times slower than a matrix product where the output
-    map has a few pixels only, and up to twice as slow where the kernel has one
-    (``benchmarks/convolution.py``), so these are matrix products of the image's patches there.
-    One of each channel by itself is several times slower too, and its gradient up to a hundred
-    times: there it is a sum over the kernel's places.
-    """
-    height, width = (
-        (size + 2 * p - d * (k - 1) - 1) // s + 1
-        for size, k, s, p, d in zip(
-            x.shape[1:3], kernel.shape[:2], stride, padding, dilation, strict=True
-        )
-    )
-    single = kernel.shape[:2] == (1, 1) and padding == (0, 0)
-    dense = groups == 1 and (single or height * width <= SMALL_MAP)
-    depthwise = groups == x.shape[-1] == kernel.shape[-1]
-    if jax.default_backend() == "cpu" and (dense or depthwise):
-        x = jnp.pad(x, ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)))
-        rows = [
-            x[:, top : top + (height - 1) * stride[0] + 1 : stride[0]]
-            for top in range(0, kernel.shape[0] * dilation[0], dilation[0])
-        ]
-        if depthwise:  # or XLA makes one loop of it all, which takes minutes to compile
-            rows = lax.optimization_barrier(rows)
-        patches = [
-            row[:, :, left : left + (width - 1) * stride[1] + 1 : stride[1]]
-            for row in rows
-            for left in range(0, kernel.shape[1] * dilation[1], dilation[1])
-        ]
-        places = kernel.reshape(-1, kernel.shape[-1])
-        if depthwise:
-            wide = jnp.promote_types(x.dtype, jnp.float32)  # in which XLA's adds up, too
-            products = zip(patches, places.astype(wide), strict=True)
-            return sum(patch.astype(wide) * place for patch, place in products).astype(x.dtype)
-        return jnp.concatenate(patches, axis=-1) @ places
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=stride,
-        padding=[(p, p) for p in padding],
-        rhs_dilation=dilation,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )
 
 
 class ConvTranspose(Module):

@@ -1,0 +1,182 @@
+"""The convolution that every layer uses, computed the way that is fast where it runs.
+
+XLA computes some convolutions on a CPU very slowly. ``benchmarks/convolution.py`` has the figures
+behind every choice here.
+"""
+
+import math
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# Output pixels per image up to which a convolution on a CPU is one matrix product of patches.
+SMALL_MAP = 4
+# Output pixels per batch up to which a grouped convolution on a CPU is a sum of matrix products.
+FEW_ROWS = 1024
+# Channels that a block of groups has at least: fewer are slower (in float64 up to a hundred times,
+# because XLA falls back to a loop), more spend the time on zeros.
+BLOCK_CHANNELS = 32
+# Blocks per convolution: each is compiled by itself, forward and twice backward.
+MAX_BLOCKS = 16
+
+Pair = tuple[int, int]
+
+
+def convolve(
+    x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> jax.Array:
+    """Convolve ``[N, H, W, C]`` with ``[kh, kw, C / groups, features]``, as torch does.
+
+    On a CPU, XLA is several times slower than what replaces it here:
+
+    * Dense, with an output map of a few pixels or a 1x1 kernel: a matrix product of the image's
+      patches (XLA: 7 to 20 times slower, and up to twice).
+    * Depthwise: a sum over the kernel's places (XLA: several times slower, and its gradient up to
+      a hundred times).
+    * Grouped: see :func:`_grouped` (XLA's gradient is a loop, a hundred times slower and more).
+
+    Args:
+        x: images.
+        kernel: weights; the output has its ``features`` channels.
+        stride: down and to the right.
+        padding: zeros at the top and bottom, and at the left and right.
+        dilation: distance of the kernel's places, down and to the right.
+        groups: of channels that are convolved separately.
+    """
+    arguments = {"stride": stride, "padding": padding, "dilation": dilation}
+    if jax.default_backend() == "cpu":
+        height, width = _output_size(x, kernel, **arguments)
+        if groups == 1:
+            single = kernel.shape[:2] == (1, 1) and padding == (0, 0)
+            if single or height * width <= SMALL_MAP:
+                patches = jnp.concatenate(list(_places(x, kernel, **arguments)), axis=-1)
+                return patches @ kernel.reshape(-1, kernel.shape[-1])
+        elif groups == x.shape[-1] == kernel.shape[-1]:
+            return _depthwise(x, kernel, **arguments)
+        elif len(x) * height * width <= FEW_ROWS:
+            return _grouped_products(x, kernel, **arguments, groups=groups)
+        else:
+            return _grouped(x, kernel, **arguments, groups=groups)
+    return _xla(x, kernel, **arguments, groups=groups)
+
+
+def _xla(
+    x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Pair, dilation: Pair, groups: int = 1
+) -> jax.Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=stride,
+        padding=[(p, p) for p in padding],
+        rhs_dilation=dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def _output_size(
+    x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Pair, dilation: Pair
+) -> Pair:
+    """Height and width of the convolution of ``[..., H, W, C]``."""
+    height, width = (
+        (size + 2 * p - d * (k - 1) - 1) // s + 1
+        for size, k, s, p, d in zip(
+            x.shape[-3:-1], kernel.shape, stride, padding, dilation, strict=False
+        )
+    )
+    return height, width
+
+
+def _places(
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    barrier: bool = False,
+) -> Iterator[jax.Array]:
+    """What each place of the kernel, row by row, sees of ``[..., H, W, C]``: ``[..., H', W', C]``.
+
+    With ``barrier`` XLA cannot fuse across the kernel's rows.
+    """
+    height, width = _output_size(x, kernel, stride=stride, padding=padding, dilation=dilation)
+    around = [(0, 0)] * (x.ndim - 3) + [(p, p) for p in padding] + [(0, 0)]
+    x = jnp.pad(x, around)
+    rows = [
+        x[..., top : top + (height - 1) * stride[0] + 1 : stride[0], :, :]
+        for top in range(0, kernel.shape[0] * dilation[0], dilation[0])
+    ]
+    if barrier:
+        rows = lax.optimization_barrier(rows)
+    for row in rows:
+        for left in range(0, kernel.shape[1] * dilation[1], dilation[1]):
+            yield row[..., left : left + (width - 1) * stride[1] + 1 : stride[1], :]
+
+
+def _depthwise(
+    x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Pair, dilation: Pair
+) -> jax.Array:
+    """Convolve each channel with its own kernel ``[kh, kw, 1, C]``."""
+    wide = jnp.promote_types(x.dtype, jnp.float32)  # XLA accumulates in it, too
+    # Without the barrier XLA makes one loop of it all, which takes minutes to compile.
+    places = _places(x, kernel, stride=stride, padding=padding, dilation=dilation, barrier=True)
+    weights = kernel.reshape(-1, kernel.shape[-1]).astype(wide)
+    products = (place.astype(wide) * w for place, w in zip(places, weights, strict=True))
+    return sum(products).astype(x.dtype)
+
+
+def _grouped_products(
+    x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> jax.Array:
+    """A grouped convolution as a sum over the kernel's places of products per group.
+
+    As fast as :func:`_grouped` on small maps, and compiled several times faster.
+    """
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    by_group = jnp.moveaxis(x.reshape(*x.shape[:-1], groups, -1), 3, 0)  # [groups, N, H, W, C]
+    places = _places(by_group, kernel, stride=stride, padding=padding, dilation=dilation)
+    weights = kernel.reshape(-1, kernel.shape[2], groups, kernel.shape[-1] // groups)
+    y = sum(
+        jnp.einsum("gnhwi,igo->gnhwo", place, w, preferred_element_type=wide)
+        for place, w in zip(places, weights, strict=True)
+    )
+    y = jnp.moveaxis(y.astype(x.dtype), 0, 3)
+    return y.reshape(*y.shape[:3], -1)
+
+
+def _grouped(
+    x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> jax.Array:
+    """A grouped convolution as dense ones of a few groups at a time.
+
+    Each has a block-diagonal kernel, and its gradient is that of a dense convolution.
+    """
+    inputs, outputs = x.shape[-1] // groups, kernel.shape[-1] // groups
+    together = math.ceil(BLOCK_CHANNELS / inputs)
+    blocks = min(max(1, groups // together), MAX_BLOCKS)
+    # As equal as can be, for a prime number of groups too.
+    bounds = [groups * block // blocks for block in range(blocks + 1)]
+    results = [
+        _xla(
+            x[..., first * inputs : last * inputs],
+            _block_diagonal(kernel[..., first * outputs : last * outputs], last - first),
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+        )
+        for first, last in zip(bounds, bounds[1:], strict=False)
+    ]
+    return jnp.concatenate(results, axis=-1)
+
+
+def _block_diagonal(kernel: jax.Array, groups: int) -> jax.Array:
+    """Expand a grouped ``[kh, kw, C, features]`` to a dense ``[kh, kw, groups * C, features]``."""
+    height, width, channels, features = kernel.shape
+    by_group = kernel.reshape(height, width, 1, channels, groups, -1)
+    own = jnp.eye(groups, dtype=bool)[:, None, :, None]
+    # Not a product with zeros, which would keep NaN and infinity.
+    dense = jnp.where(own, by_group, jnp.zeros((), kernel.dtype))
+    return dense.reshape(height, width, groups * channels, features)

@@ -1,0 +1,77 @@
+"""XLA's flags are set for releases of jaxlib that know them, and the user's own are kept."""
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+
+import pytest
+
+from jaxcnn import platform
+
+FLAG = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
+
+
+@pytest.fixture(autouse=True)
+def environment_is_restored(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+
+
+def set_flags(monkeypatch, flags: str | None, jaxlib: str = "0.12.0.1") -> str | None:
+    """``XLA_FLAGS`` after the call."""
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: jaxlib)
+    if flags is None:
+        monkeypatch.delenv("XLA_FLAGS")
+    else:
+        monkeypatch.setenv("XLA_FLAGS", flags)
+    platform.set_xla_flags()
+    return os.environ.get("XLA_FLAGS")
+
+
+@pytest.mark.parametrize("jaxlib", ["0.10.0", "0.10.1", "0.11.1", "0.12.0", "0.12.0.1"])
+def test_flag_is_set_where_jaxlib_knows_it(jaxlib, monkeypatch):
+    assert set_flags(monkeypatch, None, jaxlib) == FLAG
+
+
+@pytest.mark.parametrize("jaxlib", ["0.4.38", "0.9.2", "0.13.0", "1.0.0", "custom"])
+def test_nothing_is_set_for_other_releases_of_jaxlib(jaxlib, monkeypatch):
+    assert set_flags(monkeypatch, None, jaxlib) is None
+
+
+def test_flag_is_appended_once_to_what_the_user_set(monkeypatch):
+    own = "--xla_force_host_platform_device_count=2"
+    assert set_flags(monkeypatch, own) == f"{own} {FLAG}"
+    assert set_flags(monkeypatch, f"{own} {FLAG}") == f"{own} {FLAG}"
+
+
+@pytest.mark.parametrize("value", ["=", "=+individual_convolution", ""])
+def test_flag_that_the_user_set_is_left_alone(value, monkeypatch):
+    own = f"--xla_cpu_experimental_ynn_fusion_type{value}"
+    assert set_flags(monkeypatch, own) == own
+
+
+def test_nothing_is_set_without_jaxlib(monkeypatch):
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.delenv("XLA_FLAGS")
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    platform.set_xla_flags()
+    assert "XLA_FLAGS" not in os.environ
+
+
+def test_jax_starts_with_the_flags():
+    """An unknown flag would end the process."""
+    code = """
+import sys
+from jaxcnn.platform import set_xla_flags
+set_xla_flags()
+assert not {"jax", "jaxlib", "flax"} & set(sys.modules)
+import os, jax
+print(os.environ["XLA_FLAGS"], jax.devices()[0].platform, jax.numpy.ones(3).sum())
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.split()[-1] == "3.0"
