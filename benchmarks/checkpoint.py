@@ -1,9 +1,9 @@
-"""Loading and converting a ResNet-152 against ``torch.load`` of the same file.
+"""Load and convert a ResNet-152, compared with ``torch.load`` of the same file.
 
     python benchmarks/checkpoint.py
 
-One process, alternating, medians. The first conversion of a model also traces it once, to know
-the shapes that it expects, which is timed apart.
+Medians of alternating runs in one process. The first conversion of a model also traces it once to
+find the shapes that it expects; this is timed separately.
 """
 
 import statistics
@@ -43,7 +43,7 @@ def main() -> None:
         first = timed(ours)
         times = [(timed(theirs), timed(ours)) for _ in range(REPEATS)]
         reference, median = (statistics.median(column) for column in zip(*times, strict=True))
-        print(f"{path.stat().st_size / 1e6:.0f} MB; milliseconds, and times torch.load's")
+        print(f"{path.stat().st_size / 1e6:.0f} MB; milliseconds, and relative to torch.load")
         print(f"torch.load                  {1e3 * reference:7.0f}")
         print(f"load_checkpoint, from_torch {1e3 * median:7.0f}  {median / reference:.2f}")
         print(f"the first time in a process {1e3 * first:7.0f}  {first / reference:.2f}")

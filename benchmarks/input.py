@@ -1,9 +1,10 @@
-"""The input pipeline against libjpeg-turbo's bare decoding and torchvision's DataLoader.
+"""The input pipeline, compared with libjpeg-turbo's decoding alone and torchvision's DataLoader.
 
     python benchmarks/input.py
 
-The same made-up JPEGs of 500x375 pixels, the same number of cores, one run, alternating, medians.
-Then what each stage costs a core, and what it costs to go on in the middle of ImageNet's epoch.
+All use the same synthetic JPEGs of 500x375 pixels and the same number of cores; the figures are
+medians of alternating turns in one run. Then the time of each stage on one core, and the time to
+resume in the middle of an epoch of ImageNet.
 """
 
 import dataclasses
@@ -35,7 +36,7 @@ RESUMED_AT = 1_000_000
 
 
 def photograph(seed: int) -> Image.Image:
-    """Noise with a photograph's spectrum, near a photograph's size as a JPEG."""
+    """Noise with the spectrum of a photograph, and about its size as a JPEG."""
     rng = np.random.default_rng(seed)
     height, width = (375, 500) if seed % 4 else (500, 375)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
@@ -96,7 +97,7 @@ def consumed(batches: Callable[[], Iterator[object]]) -> Callable[[], None]:
 
 
 def rates(contenders: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Images a second: medians of alternating turns, after one that does not count."""
+    """Images per second: medians of alternating turns, after a warm-up."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(REPEATS + 1):
         for name, contender in contenders.items():
@@ -168,7 +169,7 @@ def stages(folder: Path, files: list[bytes]) -> None:
         "(the same by Pillow)": lambda n: transforms.resize(crops[n], SIZE, SIZE, "bilinear"),
         "flip, into the batch": flip_into_row,
     }
-    print("\nmicroseconds of one core an image")
+    print("\nmicroseconds of one core per image")
     for name, stage in measured.items():
         turns = []
         for _ in range(REPEATS):
@@ -181,7 +182,7 @@ def stages(folder: Path, files: list[bytes]) -> None:
 
 @dataclasses.dataclass
 class Shard:
-    """What tfds says of a file of a split."""
+    """tfds's description of a file of a split."""
 
     filename: str
     examples_in_shard: int
@@ -190,14 +191,14 @@ class Shard:
 
 
 def resume(folder: Path) -> None:
-    """Opening a split and finding one's place, against reading the records before it."""
+    """Open a split and seek, compared with reading the records before the position."""
     shards, records, length = 16, 250, 110_000
     rng = np.random.default_rng(0)
     made = []
     for number in range(shards):
         path = folder / f"{number}.tfrecord"
         with path.open("wb") as file:
-            for _ in range(records):  # the checksums, which nobody reads, are left zero
+            for _ in range(records):  # the checksums are never read, and left zero
                 file.write(struct.pack("<QI", length, 0) + rng.bytes(length) + bytes(4))
         made.append(Shard(str(path), records))
     count = shards * records
@@ -226,7 +227,7 @@ def resume(folder: Path) -> None:
     index, shuffle, reading = median(opened), median(shuffled), median(read_all)
     ours_ = index * IMAGENET / count + shuffle
     theirs = reading * RESUMED_AT / count
-    print(f"\nto go on at example {RESUMED_AT:,} of {IMAGENET:,}, scaled from {count:,} records")
+    print(f"\nto resume at example {RESUMED_AT:,} of {IMAGENET:,}, scaled from {count:,} records")
     print(f"index the records {index * IMAGENET / count:.1f} s, shuffle {shuffle:.2f} s")
     print(f"reading the raw records before it, from memory: {theirs:.1f} s ({ours_ / theirs:.3f})")
 

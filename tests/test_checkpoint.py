@@ -138,6 +138,8 @@ def test_files_load_without_torch(writer, tmp_path):
     }
 
 
+# torch's own, of reading the tar format
+@pytest.mark.filterwarnings("ignore:Python 3.14 will.*filter extracted tar:DeprecationWarning")
 @pytest.mark.parametrize(
     "name",
     [
@@ -792,7 +794,8 @@ def test_load_warns_of_values_that_are_not_finite(tmp_path):
         convert.load(tmp_path / "file")
 
 
-def test_load_tensor_of_a_dict_raises(tmp_path):
-    write_zip({"a": torch.ones(1)}, tmp_path / "file")
-    with pytest.raises(CheckpointError, match="expected a tensor, found dict"):
+@pytest.mark.parametrize("value", [{"a": torch.ones(1)}, np.ones(2)], ids=["dict", "ndarray"])
+def test_load_tensor_of_something_else_raises(value, tmp_path):
+    write_zip(value, tmp_path / "file")
+    with pytest.raises(CheckpointError, match=f"expected a tensor, found {type(value).__name__}"):
         load_tensor(tmp_path / "file")

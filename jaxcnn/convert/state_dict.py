@@ -281,7 +281,7 @@ def clean_state_dict(
 def _prefix(names: Collection[str], model: Classifier | None) -> str:
     """What a training framework has put before the names of the model."""
     if model is not None:
-        # By a layer that the model surely has: its own names may begin with such a word, too.
+        # Found by a layer of the model, whose own names may start with such a word, too.
         for layer in (model.first_conv, *model.classifier):
             found = [
                 name.removesuffix(f"{layer}.weight")
@@ -303,7 +303,7 @@ def _prefix(names: Collection[str], model: Classifier | None) -> str:
 def _mismatch(
     arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], model: Classifier
 ) -> str | None:
-    """What a user is told if a state dict does not fit a model; None: it fits.
+    """The error message if a state dict does not fit a model; None: it fits.
 
     Args:
         arrays: the state dict.

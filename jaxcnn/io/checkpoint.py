@@ -33,12 +33,12 @@ def load_checkpoint(path: str | os.PathLike[str], *, key: str | None = None) -> 
     1.6, the tar format before 0.1.10, and safetensors. The pickle in a file builds plain data
     only; a name in it that a checkpoint does not need is refused.
 
-    A checkpoint of a training script holds the weights in one of several dicts. Without ``key``,
-    a dict counts that has at least half as many tensors as the largest one. Of those the choice
-    is, in this order: the dict under ``"state_dict"``, ``"model"``, ``"model_state_dict"``,
+    The checkpoint of a training script has the weights in one of several dicts. Without ``key``
+    only dicts with at least half as many tensors as the largest one are considered. The first of
+    these is chosen: the dict under ``"state_dict"``, ``"model"``, ``"model_state_dict"``,
     ``"net"``, ``"network"`` or ``"weights"``; the top of the file; the dict under
-    ``"model_ema"``; the one with the most tensors, with a warning that names it if there are
-    others.
+    ``"model_ema"``; the dict with the most tensors, with a warning that names it if there are
+    others. So other tensors beside the weights, such as ``best_acc1``, do no harm.
 
     Args:
         path: of the file.
@@ -84,9 +84,8 @@ def load_tensor(path: str | os.PathLike[str]) -> np.ndarray:
     """
     content = read_file(os.fspath(path))
     if not isinstance(content, np.ndarray):
-        raise CheckpointError(
-            f"{os.fspath(path)}: expected a tensor, found {type(content).__name__}."
-        )
+        found = np.ndarray if isinstance(content, PickledArray) else type(content)
+        raise CheckpointError(f"{os.fspath(path)}: expected a tensor, found {found.__name__}.")
     return content
 
 

@@ -31,7 +31,7 @@ class _DType(Stateful):
     def set_state(self, state: Any) -> None:
         plain = isinstance(state, tuple) and len(state) >= 5 and isinstance(state[1], str)
         if not plain or state[1] not in _BYTE_ORDERS or any(s is not None for s in state[2:5]):
-            raise CheckpointError(f"{self._path} holds a NumPy dtype that is not a plain one.")
+            raise CheckpointError(f"{self._path} has a NumPy dtype that is not plain.")
         self.dtype = self.dtype.newbyteorder(state[1])
 
 
@@ -86,8 +86,8 @@ def numpy_names(path: str, spend: Callable[[int], None]) -> dict[str, Any]:
     def make_dtype(code: Any, *_: Any) -> _DType:
         if not isinstance(code, str) or not _PLAIN_DTYPE.fullmatch(code):
             raise CheckpointError(
-                f"{path} was not read: it holds NumPy values of the dtype {str(code)[:20]!r}; only "
-                f"numbers and strings are read, for objects could run code."
+                f"{path} was not read: it has NumPy values of the dtype {str(code)[:20]!r}; only "
+                f"numbers and strings are accepted, because objects could run code."
             )
         return _DType(np.dtype(code), path)
 

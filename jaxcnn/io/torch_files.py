@@ -99,7 +99,7 @@ class Storage:
         return Storage(self.dtype, self.data[offset * size : (offset + count) * size])
 
     def changed(self, dtype: np.dtype, conjugate: bool, negate: bool) -> "Storage":
-        """A copy with conjugated or negated elements; made once, whatever views it.
+        """A copy with conjugated or negated elements; made once for all views.
 
         Args:
             dtype: of the elements.
@@ -265,7 +265,7 @@ def _identifier(value: Any, path: str) -> _Identifier:
     """Check the persistent id of a storage: ("storage", type, key, location, count[, view])."""
     match value:
         case ("module", *_):
-            raise CheckpointError(f"{path} holds a whole module; save its state_dict() instead.")
+            raise CheckpointError(f"{path} contains a whole module; save its state_dict() instead.")
         case ("storage", _DType(dtype), str(key), _, count, *view) if _whole(count):
             return _Identifier(key, dtype, count, view[0] if view else None)
     raise CheckpointError(f"{path} is damaged: a storage has no valid identifier.")
@@ -323,8 +323,8 @@ def read_zip(data: np.ndarray, path: str) -> Any:
     (folder,) = folders
     if f"{folder}constants.pkl" in members:
         raise CheckpointError(
-            f"{path} holds a TorchScript program and not a state_dict; load it with torch.jit "
-            f"and save its state_dict()."
+            f"{path} contains a TorchScript program instead of a state_dict; load it with "
+            f"torch.jit and save its state_dict()."
         )
 
     def member(name: str) -> np.ndarray:
