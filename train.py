@@ -1,8 +1,10 @@
 """Train a network: ``python train.py --config configs/resnet18.py:digits``."""
 
+from jaxcnn.platform import set_xla_flags
 from jaxcnn.training import signals
 
 signals.exit_on_signals()  # before the heavy imports, in which Ctrl-C could be lost
+set_xla_flags()  # before JAX starts
 
 from collections.abc import Sequence  # noqa: E402
 

@@ -15,6 +15,7 @@ from typing import NoReturn
 from jaxcnn import __version__
 from jaxcnn.cli import check, config, convert, inspection, models
 from jaxcnn.errors import UserError
+from jaxcnn.platform import set_xla_flags
 
 _COMMANDS = (models, inspection, convert, config, check)
 
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         it. Ctrl-C ends the process, with status 130.
     """
     arguments = _parser().parse_args(argv)
+    set_xla_flags()  # before a command imports JAX
     previous = signal.signal(signal.SIGINT, _exit_interrupted)
     try:
         status = arguments.run(arguments)
