@@ -220,6 +220,17 @@ def test_sync_batch_norm_without_batch_norms_is_refused_before_weights_are_made(
         build(changed(sync_batch_norm=True), data_dir)
 
 
+def test_images_too_large_for_the_parameters_are_refused_before_they_are_made(data_dir):
+    with pytest.raises(UserError, match="zfnet at config.image_size=20000 needs .* GB"):
+        build(changed("zfnet", image_size=20_000, batch_size=4), data_dir)
+
+
+def test_regnets_learn_small_images_at_a_smaller_rate():
+    names = ("anynet", *models.list_models("regnet"))
+    assert {changed(name).learning_rate for name in names} == {0.005}
+    assert {changed(name, "imagenet2012").learning_rate for name in names} == {0.1}
+
+
 def test_images_too_small_are_refused_before_weights_are_made(data_dir):
     with pytest.raises(UserError, match="lenet5 cannot be trained at config.image_size=8.*16x16"):
         build(changed(image_size=8), data_dir)

@@ -96,7 +96,7 @@ class Classifier(Module, kw_only=True):
         raise NotImplementedError
 
 
-def check_image_size(model: Classifier, image_shape: Sequence[int], *, train: bool = True) -> None:
+def check_image_size(model: Classifier, image_shape: Sequence[int], *, train: bool = True) -> Any:
     """Check that a network runs on images of a shape, without computing or allocating anything.
 
     It traces the network twice, which takes from a tenth of a second to a few seconds.
@@ -106,6 +106,9 @@ def check_image_size(model: Classifier, image_shape: Sequence[int], *, train: bo
         image_shape: ``(N, H, W, C)``; N is the number of images that a batch norm sees: those of
             one replica, or of all replicas with synchronised batch norm.
         train: whether to check training, where auxiliary heads need larger images, or evaluation.
+
+    Returns:
+        The variables, ``{"params": ..., "batch_stats": ...}``, as shapes and dtypes.
 
     Raises:
         UserError: the error that initialising or applying the model would raise.
@@ -120,6 +123,7 @@ def check_image_size(model: Classifier, image_shape: Sequence[int], *, train: bo
     images = jax.ShapeDtypeStruct(tuple(image_shape), jnp.float32)
     variables = jax.eval_shape(_init(model, train), _key_shape(), images)
     jax.eval_shape(_apply(model, train), variables, images, _key_shape())
+    return variables
 
 
 def smallest_image_size(model: Classifier, channels: int = 3, *, train: bool = True) -> int | None:

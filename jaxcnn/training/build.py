@@ -4,11 +4,11 @@ This is the only place, beside :mod:`jaxcnn.training.config` itself, that reads 
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
@@ -19,7 +19,7 @@ from jaxcnn.errors import UserError
 from jaxcnn.models.classifier import Classifier, check_image_size
 from jaxcnn.training import distributed
 from jaxcnn.training.augmentation import Augmentation
-from jaxcnn.training.config import RESUMABLE, as_json, validate, validate_data
+from jaxcnn.training.config import RESUMABLE, as_json, host_memory, validate, validate_data
 from jaxcnn.training.inputs import Inputs
 from jaxcnn.training.optimizer import make_schedule, sgd
 from jaxcnn.training.plan import Plan
@@ -181,25 +181,30 @@ def check_network(config: ConfigDict, model: Classifier, image_shape: Sequence[i
         image_shape: ``(1, H, W, C)``.
 
     Raises:
-        UserError: if the images are too small, or there are no batch norms to synchronise.
+        UserError: if the images are too small or too large, or there are no batch norms to
+            synchronise.
     """
     replicas = 1 if config.sync_batch_norm else jax.device_count()
-    shape = (config.batch_size // replicas, *image_shape[1:])
     try:
-        check_image_size(model, shape)
+        variables = check_image_size(model, (config.batch_size // replicas, *image_shape[1:]))
     except UserError as error:
         raise UserError(
             f"config.model={config.model} cannot be trained at config.image_size="
             f"{config.image_size}: {error}"
         ) from error
-    if config.sync_batch_norm:
-        images = jax.ShapeDtypeStruct(shape, jnp.float32)
-        variables = jax.eval_shape(model.clone(axis_name=None).init, jax.random.key(0), images)
-        if "batch_stats" not in variables:
-            raise UserError(
-                f"config.sync_batch_norm=True, but {config.model} has no batch norms; leave it "
-                f"False."
-            )
+    if config.sync_batch_norm and "batch_stats" not in variables:
+        raise UserError(
+            f"config.sync_batch_norm=True, but {config.model} has no batch norms; leave it False."
+        )
+    leaves = jax.tree.leaves(variables["params"])
+    needed = 3 * sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+    available = host_memory()
+    if available is not None and needed > available:
+        raise UserError(
+            f"config.model={config.model} at config.image_size={config.image_size} needs "
+            f"{needed / 1e9:,.0f} GB for its parameters, gradients and momenta, more than this "
+            f"machine's {available / 1e9:,.0f} GB; use smaller images."
+        )
 
 
 def _augmentation(config: ConfigDict) -> Augmentation:

@@ -455,11 +455,18 @@ def _resize(config: ConfigDict) -> str | None:
     return None
 
 
+def host_memory() -> int | None:
+    """The memory of this machine in bytes; None where it cannot be told."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError):  # on Windows
+        return None
+
+
 def _memory(config: ConfigDict) -> str | None:
     """A batch of images must fit into the host's memory, or making it ends in a traceback."""
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError):  # not on Windows
+    memory = host_memory()
+    if memory is None:
         return None
     largest = max(config.batch_size, (config.eval.batch_size or 0) * config.eval.crops)
     needed = 3 * largest * config.image_size**2
