@@ -27,11 +27,12 @@ from torchvision.models import vgg as tv_vgg
 from torchvision.models.convnext import CNBlockConfig
 
 from jaxcnn import convert, models
-from jaxcnn.models import densenet, mobilenet_v3, resnet, vgg
+from jaxcnn.models import densenet, mnasnet, mobilenet_v3, resnet
 from jaxcnn.models.classifier import Classifier
 from jaxcnn.models.convnext import ConvNeXt
 from jaxcnn.models.efficientnet import EfficientNet, FusedMBConv, MBConv, Stage
 from jaxcnn.models.layers import BatchNorm
+from jaxcnn.models.vgg import VGG
 from jaxcnn.training.step import TrainState, make_train_step
 
 MANY_ROWS = 16_384
@@ -78,15 +79,14 @@ def shallow_vgg() -> Pair:
     features = tv_vgg.make_layers([x for c in channels for x in (c, "M")], batch_norm=True)
     blocks = tuple((1, c) for c in channels)
     return (
-        vgg.VGG(blocks, batch_norm=True, dropout=0.0, **ours),
+        VGG(blocks, batch_norm=True, dropout=0.0, **ours),
         tv_vgg.VGG(features, dropout=0.0, init_weights=False, **theirs),
     )
 
 
 def shallow_mobilenet_v2() -> Pair:
     rows = ((1, 16, 1, 1), (6, 24, 1, 2), (6, 32, 1, 2), (6, 64, 1, 2), (6, 96, 1, 2))
-    arguments = {"inverted_residual_setting": rows, "dropout": 0.0}
-    return whole("mobilenet_v2", **arguments)
+    return whole("mobilenet_v2", inverted_residual_setting=rows, width_mult=0.5, dropout=0.0)
 
 
 def shallow_mobilenet_v3() -> Pair:
@@ -97,15 +97,23 @@ def shallow_mobilenet_v3() -> Pair:
         (40, 3, 240, 80, False, "HS", 2),
         (80, 5, 480, 96, True, "HS", 2),
     ]
-    configs = [tv_mobilenet_v3.InvertedResidualConfig(*row, 1, 1.0) for row in rows]
+    configs = [tv_mobilenet_v3.InvertedResidualConfig(*row, 1, 0.5) for row in rows]
     activations = {"RE": jax.nn.relu, "HS": mobilenet_v3.nn.hard_swish}
     table = tuple(
         mobilenet_v3.Bneck(kernel, expanded, features, squeeze, activations[name], stride)
         for _, kernel, expanded, features, squeeze, name, stride in rows
     )
     return (
-        mobilenet_v3.MobileNetV3(table, 128, dropout=0.0, **ours),
+        mobilenet_v3.MobileNetV3(table, 256, width_mult=0.5, dropout=0.0, **ours),
         tv_mobilenet_v3.MobileNetV3(configs, 128, dropout=0.0, **theirs),
+    )
+
+
+def narrow_mnasnet() -> Pair:
+    """As deep as all of them, but half as wide as the narrowest and less."""
+    return (
+        mnasnet.MNASNet(0.2, dropout=0.0, **ours),
+        torchvision.models.MNASNet(0.2, dropout=0.0, **theirs),
     )
 
 
@@ -159,7 +167,7 @@ def shallow_regnet() -> Pair:
 
 
 def shallow_convnext() -> Pair:
-    widths, depths = (96, 192, 384, 768), (1, 1, 1, 1)
+    widths, depths = (24, 48, 96, 192), (1, 1, 1, 1)
     settings = zip(widths, (*widths[1:], None), depths, strict=True)
     configs = [CNBlockConfig(*setting) for setting in settings]
     return (
@@ -186,7 +194,7 @@ CASES: dict[str, tuple[Callable[[], Pair], tuple[int, int, int, int]]] = {
     "vgg": (shallow_vgg, (1, 3, 224, 224)),
     "mobilenet_v2": (shallow_mobilenet_v2, (2, 3, 224, 224)),
     "mobilenet_v3": (shallow_mobilenet_v3, (2, 3, 224, 224)),
-    "mnasnet": (functools.partial(whole, "mnasnet0_5", dropout=0.0), (2, 3, 224, 224)),
+    "mnasnet": (narrow_mnasnet, (2, 3, 224, 224)),
     "shufflenet_v2": (functools.partial(whole, "shufflenet_v2_x0_5"), (2, 3, 224, 224)),
     "efficientnet": (shallow_efficientnet, (2, 3, 224, 224)),
     "regnet": (shallow_regnet, (2, 3, 224, 224)),
