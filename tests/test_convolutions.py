@@ -217,7 +217,7 @@ def test_initial_weights_can_be_chosen_for_the_whole_network():
 
 
 def test_an_unknown_initialisation_is_refused_with_the_known_ones():
-    with pytest.raises(UserError, match="'xavier'; did you mean 'xavier_"):
+    with pytest.raises(UserError, match="weight_init='xavier' is unknown; did you mean 'xavier_"):
         kernels(weight_init="xavier")
 
 
