@@ -77,8 +77,8 @@ class Hardsigmoid(torch.nn.Module):
         return torch.nn.functional.relu6(x + 3) / 6
 
 
-def mend_hardsigmoid(module: torch.nn.Module) -> None:
-    """Puts the one above in place of torch's."""
+def use_exact_hardsigmoid(module: torch.nn.Module) -> None:
+    """Replace torch's Hardsigmoid by the one above."""
     for parent in list(module.modules()):
         for name, child in parent.named_children():
             if isinstance(child, torch.nn.Hardsigmoid):
@@ -102,7 +102,7 @@ def unpaired(name: str, **kwargs: Any) -> tuple[Classifier, torch.nn.Module]:
     kwargs = {**family.still, **kwargs}
     torch.manual_seed(0)
     module = getattr(torchvision.models, name)(**kwargs).double()
-    mend_hardsigmoid(module)
+    use_exact_hardsigmoid(module)
     randomize(module, seed=0, norms_of_branch=family.norms_of_branch)
     return models.create_model(name, **kwargs, param_dtype=np.float64), module
 

@@ -16,7 +16,7 @@ import optax
 import pytest
 import torch
 import torchvision
-from compare import STEPS, as_tuple, images, jit, mend_hardsigmoid, nhwc, randomize, relative_error
+from compare import STEPS, as_tuple, images, jit, use_exact_hardsigmoid, nhwc, randomize, relative_error
 from families import FAMILIES
 from torch import nn
 from torchvision.models import efficientnet as tv_efficientnet
@@ -252,7 +252,7 @@ def test_gradients_of_a_step_at_full_size_equal_torchs(case):
     torch.manual_seed(0)
     model, module = build()
     module = module.double()
-    mend_hardsigmoid(module)
+    use_exact_hardsigmoid(module)
     randomize(module, seed=0, norms_of_branch=family.norms_of_branch)
     variables = convert.from_torch(module.state_dict(), model)
     x, labels = images(*shape), np.arange(shape[0]) % CLASSES
