@@ -33,7 +33,7 @@ def _uniform_bias(fan_in: int) -> Initializer:
 
 
 def _checked_channels(x: jax.Array, features: int, groups: int, path: tuple[str, ...]) -> int:
-    """Return the channels of ``[N, H, W, C]``, checked: ``groups`` divides them and the features."""
+    """Return the channels of ``[N, H, W, C]`` if ``groups`` divides them and the features."""
     if x.ndim != 4:
         raise UserError(f"Images must be [N, H, W, C], but these have the shape {x.shape}.")
     channels = x.shape[-1]
