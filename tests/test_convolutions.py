@@ -1,4 +1,4 @@
-"""The convolutions beside ``Conv``, and initial weights by choice, are torch's."""
+"""Convolutions in all their forms, and initial weights, match torch's."""
 
 from collections import OrderedDict
 
@@ -58,7 +58,7 @@ def test_transposed_convolution_equals_torchs(case, bias):
     assert_same(ours, theirs, array(2, *size, channels))
 
 
-def test_transposed_convolution_begins_as_torchs():
+def test_transposed_convolution_is_initialized_as_torchs():
     theirs = torch.nn.ConvTranspose2d(16, 64, 5, groups=2)
     variables = layers.ConvTranspose(64, 5, groups=2).init(
         jax.random.key(0), jnp.zeros((1, 4, 4, 16), jnp.float32)
@@ -160,14 +160,14 @@ def test_weights_that_are_not_finite_stay_within_their_group():
     assert np.isfinite(y[..., 1:]).all()
 
 
-def test_depthwise_separable_convolution_is_one_of_each_channel_and_one_of_1x1():
+def test_depthwise_separable_convolution_is_depthwise_then_1x1():
     ours = layers.DepthwiseSeparableConv(5, 3, stride=2, padding=1, **float64)
     depthwise = torch.nn.Conv2d(3, 3, 3, 2, 1, groups=3)
     layers_by_name = OrderedDict(depthwise=depthwise, pointwise=torch.nn.Conv2d(3, 5, 1))
     assert_same(ours, torch.nn.Sequential(layers_by_name), array(2, 7, 8, 3))
 
 
-def test_spatially_separable_convolution_is_one_of_kx1_and_one_of_1xk():
+def test_spatially_separable_convolution_is_kx1_then_1xk():
     ours = layers.SpatiallySeparableConv(5, (3, 5), stride=(2, 1), padding=(1, 2), **float64)
     vertical = torch.nn.Conv2d(3, 5, (3, 1), (2, 1), (1, 0))
     horizontal = torch.nn.Conv2d(5, 5, (1, 5), (1, 1), (0, 2))
@@ -187,7 +187,7 @@ def test_weight_normalisation_equals_torchs(layer):
         assert_same(ours, torch.nn.utils.weight_norm(torch.nn.Linear(6, 4)), array(3, 6))
 
 
-def test_weight_normalisation_begins_with_the_layers_own_kernel():
+def test_weight_normalisation_starts_from_the_plain_kernel():
     x = jnp.asarray(array(2, 5, 5, 6))
     params = layers.Conv(4, 3, weight_norm=True).init(jax.random.key(0), x)["params"]
     plain = layers.Conv(4, 3, use_bias=False)
@@ -216,12 +216,12 @@ def test_initial_weights_can_be_chosen_for_the_whole_network():
     assert own["fc1"].std() == pytest.approx(1, rel=0.05)
 
 
-def test_an_unknown_initialisation_is_refused_with_the_known_ones():
+def test_unknown_initialisation_raises_with_suggestions():
     with pytest.raises(UserError, match="weight_init='xavier' is unknown; did you mean 'xavier_"):
         kernels(weight_init="xavier")
 
 
-def test_stochastic_depth_leaves_out_whole_examples_in_training_only():
+def test_stochastic_depth_drops_whole_examples_in_training_only():
     x = jnp.asarray(array(4000, 2, 2, 3))
     layer = layers.StochasticDepth(0.2)
     assert (layer.apply({}, x) == x).all()

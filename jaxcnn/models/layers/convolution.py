@@ -23,7 +23,7 @@ kaiming_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "norma
 
 
 def _uniform_bias(fan_in: int) -> Initializer:
-    """Biases as torch begins them: uniform within 1 / sqrt(fan_in) of the kernel."""
+    """Initial biases as in torch: uniform within 1 / sqrt(fan_in) of the kernel."""
     bound = 1 / math.sqrt(fan_in)
 
     def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
@@ -33,7 +33,7 @@ def _uniform_bias(fan_in: int) -> Initializer:
 
 
 def _checked_channels(x: jax.Array, features: int, groups: int, path: tuple[str, ...]) -> int:
-    """The channels of ``[N, H, W, C]``, if ``groups`` can split them and the features."""
+    """Return the channels of ``[N, H, W, C]`` if ``groups`` divides them and the features."""
     if x.ndim != 4:
         raise UserError(f"Images must be [N, H, W, C], but these have the shape {x.shape}.")
     channels = x.shape[-1]
@@ -51,7 +51,7 @@ def _operands(
     kernel_shape: tuple[int, ...],
     weight_norm: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """A layer's input, kernel and bias (None: it has none), in the dtype that it computes in."""
+    """A layer's input, kernel and bias (None without one), in the dtype that it computes in."""
     kernel = layer._kernel(layer.kernel_init, kernel_shape, weight_norm)
     bias = None
     if layer.use_bias:
@@ -61,7 +61,7 @@ def _operands(
 
 
 class Conv(Module):
-    """``torch.nn.Conv2d``, and the one home of every convolution in the package.
+    """``torch.nn.Conv2d``; every convolution of the package is one.
 
     Parameters: ``kernel`` ``[kh, kw, in / groups, features]``, ``bias`` ``[features]``.
     The initial values are torch's own unless given. With ``weight_norm`` the kernel has two
@@ -86,7 +86,7 @@ class Conv(Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Convolves ``[N, H, W, C]`` to ``[N, H', W', features]``."""
+        """Convolve ``[N, H, W, C]`` to ``[N, H', W', features]``."""
         channels = _checked_channels(x, self.features, self.groups, self.path)
         kernel_shape = (*pair(self.kernel_size), channels // self.groups, self.features)
         x, kernel, bias = _operands(self, x, kernel_shape, self.weight_norm)
@@ -127,7 +127,7 @@ class ConvTranspose(Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[N, H, W, C]`` to ``[N, H', W', features]``.
+        """Map ``[N, H, W, C]`` to ``[N, H', W', features]``.
 
         ``H' = (H - 1) * stride - 2 * padding + dilation * (kernel_size - 1) + output_padding + 1``.
         """
@@ -160,7 +160,7 @@ class ConvTranspose(Module):
 
 
 class DepthwiseSeparableConv(Module):
-    """A convolution of each channel by itself, then one of 1x1 over the channels.
+    """A depthwise convolution, then one of 1x1 over the channels.
 
     Howard et al. 2017, "MobileNets", section 3.1 (without the norm and activation between them).
     Children: ``depthwise``, ``pointwise``.
@@ -175,7 +175,7 @@ class DepthwiseSeparableConv(Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Convolves ``[N, H, W, C]`` to ``[N, H', W', features]``."""
+        """Convolve ``[N, H, W, C]`` to ``[N, H', W', features]``."""
         channels = x.shape[-1]
         x = Conv(
             channels,
@@ -191,7 +191,7 @@ class DepthwiseSeparableConv(Module):
 
 
 class SpatiallySeparableConv(Module):
-    """A convolution of kx1, then one of 1xk, for a k x k one of rank one in space.
+    """A kx1 convolution, then a 1xk one: a k x k kernel of rank one in space.
 
     Szegedy et al. 2016, "Rethinking the Inception architecture", section 3.2. Children:
     ``vertical``, ``horizontal``.
@@ -205,7 +205,7 @@ class SpatiallySeparableConv(Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Convolves ``[N, H, W, C]`` to ``[N, H', W', features]``."""
+        """Convolve ``[N, H, W, C]`` to ``[N, H', W', features]``."""
         (height, width), (down, right) = pair(self.kernel_size), pair(self.stride)
         rows, columns = pair(self.padding)
         conv = functools.partial(Conv, self.features, use_bias=self.use_bias)
@@ -227,7 +227,7 @@ class Linear(Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Maps ``[..., in]`` to ``[..., features]``."""
+        """Map ``[..., in]`` to ``[..., features]``."""
         shape = (x.shape[-1], self.features)
         x, kernel, bias = _operands(self, x, shape, self.weight_norm)
         y = x @ kernel
