@@ -7,8 +7,9 @@ import importlib.metadata
 import os
 import re
 
-# XLA on a CPU hands each convolution to YNNPACK, which is slower than Eigen, XLA's other way
-# (benchmarks/xla_flags.py). Reductions and products stay with YNNPACK.
+# XLA on a CPU hands each convolution to YNNPACK. Eigen, its other way, trains a network on large
+# images faster, by how much depends on the processor (benchmarks/xla_flags.py, docs/python.md).
+# Reductions and products stay with YNNPACK.
 YNN_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 YNN_VALUE = "-individual_convolution"
 # Releases of jaxlib that know the flag, from and before: XLA ends the process at an unknown one.
