@@ -119,7 +119,7 @@ def _prepared_builder(name: str, data_dir: str | None, others: Sequence[str]) ->
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
         raise UserError(
             f"The dataset {name!r} is not prepared under {builder.data_dir_root}, and its files "
-            f"must be downloaded by hand: see 'ImageNet' in the README for preparing it with "
+            f"must be downloaded by hand: see 'ImageNet' in docs/training.md for preparing it with "
             f"tfds, point --data_dir at a folder where it is prepared, or try ':digits' after "
             f"the config file, which needs no download."
         )

@@ -16,7 +16,16 @@ import optax
 import pytest
 import torch
 import torchvision
-from compare import STEPS, as_tuple, images, jit, use_exact_hardsigmoid, nhwc, randomize, relative_error
+from compare import (
+    STEPS,
+    as_tuple,
+    images,
+    jit,
+    use_exact_hardsigmoid,
+    nhwc,
+    randomize,
+    relative_error,
+)
 from families import FAMILIES
 from torch import nn
 from torchvision.models import efficientnet as tv_efficientnet
