@@ -21,10 +21,10 @@ from compare import (
     as_tuple,
     images,
     jit,
-    use_exact_hardsigmoid,
     nhwc,
     randomize,
     relative_error,
+    use_exact_hardsigmoid,
 )
 from families import FAMILIES
 from torch import nn
