@@ -3,7 +3,7 @@
 from jaxcnn.platform import set_xla_flags
 from jaxcnn.training import signals
 
-signals.exit_on_signals()  # before the heavy imports, in which Ctrl-C could be lost
+signals.exit_on_interrupt()  # before the heavy imports, in which Ctrl-C could be lost
 set_xla_flags()  # before JAX starts
 
 from collections.abc import Sequence  # noqa: E402
@@ -17,7 +17,7 @@ FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file(
     "config",
     None,
-    "The config file, and after a colon the dataset if it is not to be ImageNet "
+    "The config file, and after a colon the dataset if it is not to be the file's own "
     "(configs/resnet18.py:digits). Each key is a flag too: --config.batch_size=128.",
     lock_config=True,
 )

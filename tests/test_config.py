@@ -82,6 +82,17 @@ def test_model_args_are_those_of_the_model():
         resolve(config)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("width_per_group", "many"), ("zero_init_residual", "yes"), ("norm_layer", models.resnet18)],
+)
+def test_model_args_have_the_type_of_their_default_and_are_plain(name, value):
+    config = open_config("resnet18", "digits")
+    config.model_args[name] = value
+    with pytest.raises(UserError, match=f"config.model_args.{name}=.* is not valid; it must be"):
+        resolve(config)
+
+
 def test_published_weights_bring_the_arguments_that_they_were_trained_with():
     config = changed("googlenet", "imagenet2012", init_from="DEFAULT")
     assert config.model_args.transform_input is True
@@ -163,6 +174,13 @@ def test_invalid_value_is_named_with_what_is_accepted(key, value, words):
     config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=rf"config\.{key}.*{words}"):
         validate(resolve(config), device_count=1)
+
+
+def test_memory_of_a_batch_counts_crops_and_processes():
+    config = changed("resnet18", "imagenet2012", eval__crops=10, batch_size=32_768)
+    with pytest.raises(UserError, match="batches of 327680 images needs 49 GB"):
+        validate(config, device_count=1)
+    validate(config, device_count=64, process_count=64)
 
 
 def test_seed_is_below_what_keys_can_hold():

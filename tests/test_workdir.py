@@ -1,4 +1,4 @@
-"""Whose a workdir is, and what of it may be damaged."""
+"""Which run a workdir belongs to, and damaged files in it."""
 
 import json
 import pathlib
@@ -90,6 +90,22 @@ def test_file_in_place_of_a_folder_is_named(tmp_path, name):
     assert not (tmp_path / "config.json").exists()
 
 
+def test_folder_in_place_of_the_metrics_is_named(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(UserError, match="metrics.jsonl is a folder, but must be a file"):
+        claim_workdir(tmp_path, SETTINGS, ["cat"])
+
+
+def test_run_of_the_first_version_may_resume_but_not_with_permuted_classes(run):
+    (run / "classes.json").unlink()
+    old = SETTINGS | {"model_args": {"dropout": None}}
+    (run / "config.json").write_text(json.dumps(old))
+    settings = SETTINGS | {"model_args": {"dropout": 0.5}}
+    with pytest.raises(UserError, match="class 2 was '2' and is now '10'"):
+        claim_workdir(run, settings, ["0", "1", "10", "2"])
+    claim_workdir(run, settings, ["cat", "dog"])
+
+
 def test_processes_must_share_the_workdir(tmp_path):
     with pytest.raises(UserError, match="not that of the main process"):
         claim_workdir(tmp_path, SETTINGS, ["cat"], write=False)
@@ -99,12 +115,16 @@ def test_lines_of_metrics_that_cannot_be_read_are_dropped_and_counted(tmp_path):
     path = tmp_path / "metrics.jsonl"
     whole = [{"step": s, "epoch": s, "split": "train", "loss": 0.5} for s in (1, 2, 3)]
     lines = [json.dumps(line).encode() for line in whole]
-    damaged = [b"garbage", b"", b"[1]", b'{"loss": 1}', b"\xff\xfe", b'{"step": "x", "split": 1}']
+    damaged = [
+        *(b"garbage", b"", b"[1]", b'{"loss": 1}', b"\xff\xfe", b'{"step": "x", "split": 1}'),
+        b'{"step": 1, "split": "train", "loss": NaN}',
+        b'{"step": 1, "split": "train", "loss": 1e999}',
+    ]
     path.write_bytes(b"\n".join([lines[0], *damaged, lines[1], lines[2], b'{"step": 4, "spl']))
     reports = []
     MetricsWriter(tmp_path, start_step=2, report=reports.append).close()
     assert read_metrics(path) == whole[:2]
-    assert reports == [f"Dropped 6 line(s) of {path} that cannot be read."]
+    assert reports == [f"Dropped 8 line(s) of {path} that cannot be read."]
 
 
 def test_metrics_of_a_resumed_run_follow_its_checkpoint(tmp_path):

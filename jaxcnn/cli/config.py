@@ -17,7 +17,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "request", metavar="MODEL[:DATASET]", nargs="?", help="by default on imagenet2012"
+        "request",
+        metavar="MODEL[:DATASET]",
+        nargs="?",
+        help="the dataset: by default the config file's",
     )
     parser.add_argument("--markdown", action="store_true", help="print the table of all keys")
     parser.set_defaults(run=run)
@@ -37,6 +40,6 @@ def run(arguments: argparse.Namespace) -> int:
         print(markdown_table(), end="")
         return 0
     model, colon, dataset = arguments.request.partition(":")
-    config = open_config(model, dataset if colon else "imagenet2012")
+    config = open_config(model, dataset if colon else None)
     print(json.dumps(as_json(resolve(config)), indent=2))
     return 0

@@ -93,13 +93,13 @@ def build(
         experiment = build(resolve(open_config("lenet5", "digits")))
         train_and_evaluate(experiment, pathlib.Path("runs/lenet5"))
     """
-    validate(config, jax.device_count())
+    distributed.on_all_processes(lambda: validate(config, jax.device_count(), jax.process_count()))
     train, evaluation = _open_splits(config, data_dir)
     validate_data(config, train, evaluation)
     channels = config.channels or train.channels
     image_shape = (1, config.image_size, config.image_size, channels)
     model = make_model(config, config.num_classes or train.num_classes)
-    check_network(config, model, image_shape)
+    distributed.on_all_processes(lambda: check_network(config, model, image_shape))
 
     plan = Plan(
         steps_per_epoch=train.num_examples // config.batch_size,

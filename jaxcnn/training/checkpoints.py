@@ -36,12 +36,22 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, state: TrainState) -> None:
-        """Save a replicated state in the background, unless its step is saved already."""
+        """Save a replicated state in the background, unless its step is saved already.
+
+        Raises:
+            UserError: if a parameter is NaN or infinite: what was saved before stays the newest.
+        """
         replica = jax.tree.map(
             lambda leaf: np.array(leaf, copy=True),  # a view of a donated buffer would change
             jax_utils.unreplicate(state),
         )
         step = int(replica.step)
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(replica.params)):
+            raise UserError(
+                f"The parameters became NaN or infinite by step {step}, which is not saved in "
+                f"{self._directory}; lower config.learning_rate or raise config.warmup_epochs, and "
+                f"start again in another --workdir."
+            )
         if step != self.latest_step:
             self._manager.save(step, args=ocp.args.StandardSave(_as_dict(replica)))
 

@@ -27,7 +27,7 @@ from jaxcnn.data.presets import EVAL_CROPS, FITS, TRAIN_CROPS, base_name, preset
 from jaxcnn.data.transforms import INTERPOLATIONS
 from jaxcnn.errors import UserError, suggest
 from jaxcnn.training.optimizer import SCHEDULES
-from jaxcnn.training.recipes import training_settings
+from jaxcnn.training.recipes import recipe_for, training_settings
 
 if TYPE_CHECKING:
     from jaxcnn.data.source import Source
@@ -75,7 +75,7 @@ class Number:
             "at most": self.at_most,
             "below": self.below,
         }
-        words = [f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound)]
+        words = [f"{word} {bound}" for word, bound in bounds.items() if math.isfinite(bound)]
         return " and ".join(words)
 
     def __str__(self) -> str:
@@ -189,8 +189,9 @@ KEYS: tuple[Key, ...] = (
         "1, or 10: the corners and the centre, mirrored too, softmax averaged"),
     Key("max_skipped", 0.001, _FRACTION,
         "fraction of a split's images that may be damaged before the run stops", resumable=True),
-    Key("image_size", None, _COUNT, "height and width that the network gets, in pixels",
-        open=_PRESET),
+    Key("image_size", None, _COUNT,
+        "height and width that the network gets, in pixels; crops and padding follow it",
+        open="the recipe's, the preset's, or for photographs the network's own"),
     Key("channels", None, Choice((1, 3), int), "1 makes colours gray, 3 the reverse",
         open="the dataset's", stays_open=True),
     Key("mean", None, Numbers(Number()), "mean of each channel, of values in 0 to 1",
@@ -265,13 +266,13 @@ def _model_arguments(model: str) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name not in _NOT_MODEL_ARGS}
 
 
-def open_config(model: str, dataset: str = "imagenet2012", **settings: Any) -> ConfigDict:
+def open_config(model: str, dataset: str | None = None, **settings: Any) -> ConfigDict:
     """A config in which everything is open that depends on the model or the dataset.
 
     Args:
         model: an architecture, one of :func:`jaxcnn.models.list_models`.
         dataset: ``"digits"``, a tfds image-classification dataset, or images in files
-            (``"folder:/path"``, ``"csv:/path"``).
+            (``"folder:/path"``, ``"csv:/path"``); None: that of the model's recipe.
         **settings: values of other keys, such as ``batch_size=64``; nested keys with two
             underscores (``augment__mixup=0.2``).
 
@@ -290,7 +291,7 @@ def open_config(model: str, dataset: str = "imagenet2012", **settings: Any) -> C
         for key in KEYS
     } | {f"{_MODEL_ARGS}{name}": config_dict.placeholder(object) for name in sorted(arguments)}
     config = ConfigDict(traverse_util.unflatten_dict(values, sep="."))
-    config.model, config.dataset = model, dataset
+    config.model, config.dataset = model, dataset or recipe_for(model).dataset
     config.update_from_flattened_dict({k.replace("__", "."): v for k, v in settings.items()})
     return config
 
@@ -367,7 +368,32 @@ def _resolved_arguments(model: str, settings: Mapping[str, Any]) -> dict[str, An
     if settings.get("init_from") is not None:
         arguments = needed_arguments(model, settings["init_from"]) | arguments
     models.create_model(model, **arguments)  # raises for an argument that it does not take
-    return _model_arguments(model) | arguments
+    defaults = _model_arguments(model)
+    for name, value in arguments.items():
+        if not _is_plain(value) or not _is_like(value, defaults[name]):
+            like = "" if defaults[name] is None else f" as its default, {defaults[name]!r}, is"
+            raise UserError(
+                f"config.{_MODEL_ARGS}{name}={value!r} is not valid; it must be a number, a "
+                f"boolean, a string or a tuple of them{like}."
+            )
+    return defaults | arguments
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    """Whether a value has the type of a default; None is like anything."""
+    if default is None or value is None:
+        return True
+    if isinstance(default, (tuple, list)):
+        return isinstance(value, (tuple, list))
+    if isinstance(default, float):
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return type(value) is type(default)
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -398,12 +424,13 @@ def _check_value(name: str, value: Any) -> None:
         raise UserError(f"config.{name}={value!r} is not valid; it must be {allowed}.")
 
 
-def validate(config: ConfigDict, device_count: int) -> None:
+def validate(config: ConfigDict, device_count: int, process_count: int = 1) -> None:
     """Check a resolved config, as far as the model and the data do not matter.
 
     Args:
         config: from :func:`resolve`.
         device_count: number of devices over all processes.
+        process_count: number of processes.
 
     Raises:
         UserError: for the first key whose value is not allowed, or does not fit another's.
@@ -415,6 +442,7 @@ def validate(config: ConfigDict, device_count: int) -> None:
     for rule in _RULES:
         if problem := rule(config):
             raise UserError(problem)
+    _check_memory(config, process_count)
     if config.batch_size % device_count:
         lower = config.batch_size // device_count * device_count
         raise UserError(
@@ -463,24 +491,26 @@ def host_memory() -> int | None:
         return None
 
 
-def _memory(config: ConfigDict) -> str | None:
-    """A batch of images must fit into the host's memory, or making it ends in a traceback."""
+def _check_memory(config: ConfigDict, process_count: int) -> None:
+    """Check that a batch of images fits into the host's memory: making it would end in a traceback.
+
+    Raises:
+        UserError: if it does not.
+    """
     memory = host_memory()
-    if memory is None:
-        return None
-    largest = max(config.batch_size, (config.eval.batch_size or 0) * config.eval.crops)
-    needed = 3 * largest * config.image_size**2
-    if needed > memory / 2:
-        return (
-            f"config.image_size={config.image_size} with batches of {largest} images needs "
+    evaluated = (config.eval.batch_size or config.batch_size) * config.eval.crops
+    images = math.ceil(max(config.batch_size, evaluated) / process_count)
+    needed = 3 * images * config.image_size**2
+    if memory is not None and needed > memory / 2:
+        raise UserError(
+            f"config.image_size={config.image_size} with batches of {images} images needs "
             f"{needed / 1e9:,.0f} GB for one batch, more than half of this machine's "
             f"{memory / 1e9:,.0f} GB; use smaller images or batches."
         )
-    return None
 
 
 # What several keys must satisfy together: each gives a sentence, or None.
-_RULES: tuple[Callable[[ConfigDict], str | None], ...] = (_hue, _crops, _nesterov, _resize, _memory)
+_RULES: tuple[Callable[[ConfigDict], str | None], ...] = (_hue, _crops, _nesterov, _resize)
 
 
 def validate_data(config: ConfigDict, train: "Source", evaluation: "Source") -> None:

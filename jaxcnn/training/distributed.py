@@ -124,6 +124,25 @@ def any_process(flag: bool) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
 
 
+def on_all_processes(action: Callable[[], T]) -> T:
+    """Run an action on every process; every process must call this.
+
+    Returns:
+        What ``action`` returned on this process.
+
+    Raises:
+        UserError: on all processes, if ``action`` raises one on any of them.
+    """
+    error = None
+    try:
+        result = action()
+    except UserError as problem:
+        error = problem
+    if any_process(error is not None):
+        raise error or UserError("Another process could not start; its message says why.")
+    return result
+
+
 def sum_over_processes(number: int) -> int:
     """The sum over all processes; every process must call this."""
     if is_single_process():

@@ -18,7 +18,6 @@ from jaxcnn.training import distributed
 from jaxcnn.training.build import Experiment
 from jaxcnn.training.checkpoints import Checkpoints
 from jaxcnn.training.inputs import Inputs
-from jaxcnn.training.metrics import METRICS
 from jaxcnn.training.reporting import Reporter, has_evaluation
 from jaxcnn.training.signals import Stopped, StopSignals
 from jaxcnn.training.step import (
@@ -29,7 +28,13 @@ from jaxcnn.training.step import (
     make_train_step,
     normalizer,
 )
-from jaxcnn.training.workdir import CHECKPOINTS, claim_workdir, has_checkpoint, read_classes
+from jaxcnn.training.workdir import (
+    CHECKPOINTS,
+    METRICS,
+    claim_workdir,
+    has_checkpoint,
+    read_classes,
+)
 
 ASK_EVERY = 10  # steps between asking the other processes whether they were told to stop
 
@@ -52,7 +57,8 @@ def train_and_evaluate(experiment: Experiment, workdir: Path) -> None:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     _claim(experiment, workdir)
     with contextlib.ExitStack() as stack:
-        signals = stack.enter_context(StopSignals())  # the first: closing is not interrupted
+        signals = StopSignals()
+        stack.callback(signals.restore)  # the last: what follows is closed without interruption
         checkpoints = Checkpoints(workdir / CHECKPOINTS, keep=experiment.keep_checkpoints)
         stack.callback(checkpoints.close)
         if checkpoints.latest_step is not None:
@@ -77,6 +83,7 @@ def train_and_evaluate(experiment: Experiment, workdir: Path) -> None:
 
         if _lacks_evaluation(experiment, workdir, start_step):
             evaluate_now(start_step)
+        signals.install()
         for step, batch in enumerate(reporter.timed_batches(batches), start_step + 1):
             state, metrics = train_step(state, batch)
             reporter.step(metrics)

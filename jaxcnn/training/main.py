@@ -145,30 +145,21 @@ def _refuse(sentence: str) -> int:
 
 
 def _agreed(config: "ConfigDict") -> "ConfigDict":
-    """The resolved and valid config, if all processes have the same.
+    """The resolved config, if all processes have the same.
 
     Raises:
-        UserError: on all processes alike.
+        UserError: on all processes, if it cannot be resolved on one or they differ.
     """
-    import jax
-
     from jaxcnn.training import distributed
-    from jaxcnn.training.config import digest, resolve, validate
+    from jaxcnn.training.config import digest, resolve
 
-    error = None
-    try:
-        config = resolve(config)
-        validate(config, jax.device_count())
-    except UserError as problem:
-        error = problem
+    resolved = distributed.on_all_processes(lambda: resolve(config))
     distributed.check_equal(
-        lambda: digest(config),
+        lambda: digest(resolved),
         "The processes were started with different configs; give all of them the same --config "
         "and the same --config.KEY flags.",
     )
-    if error is not None:
-        raise error
-    return config
+    return resolved
 
 
 def _new_workdir(config: "ConfigDict") -> Path:

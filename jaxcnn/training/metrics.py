@@ -8,9 +8,7 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from jaxcnn.io.atomic import atomic_write
-from jaxcnn.training.workdir import TENSORBOARD
-
-METRICS = "metrics.jsonl"
+from jaxcnn.training.workdir import METRICS, TENSORBOARD
 
 
 class MetricsWriter:
@@ -84,6 +82,7 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
 def _parsed(text: bytes) -> dict[str, Any] | None:
     try:
         line = json.loads(text)
+        json.dumps(line, allow_nan=False)  # json reads NaN, which is not JSON
     except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
         return None
     sound = isinstance(line, dict) and type(line.get("step")) is int and "split" in line

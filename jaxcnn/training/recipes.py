@@ -23,6 +23,7 @@ class Recipe:
         settings: values by config key.
         small: values by config key on the datasets of ``DATASETS``, in place of the dataset's.
         small_rate: what the learning rate of a small dataset's settings is multiplied by.
+        dataset: trained on by default.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Recipe:
     settings: Settings
     small: Settings = dataclasses.field(default_factory=dict)
     small_rate: float = 1.0
+    dataset: str = "imagenet2012"
 
     def on_small_images(self, **small: Any) -> "Recipe":
         """The same recipe with other settings on small datasets."""
@@ -67,6 +69,7 @@ LENET = Recipe(
     source="the network of LeCun et al. 1998 with today's SGD",
     settings={**REFERENCE.settings, "learning_rate": 0.02},
     small_rate=0.4,
+    dataset="mnist",
 )
 
 # RegNets need a learning rate ten times smaller on small images: at that of a ResNet their loss

@@ -1,4 +1,4 @@
-"""What a run tells: metrics in files, and lines or a bar for the user."""
+"""What a run reports: metrics in files, and lines or a progress bar for the user."""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What SIGINT (Ctrl-C) and SIGTERM do: exit at once before training, stop between two steps in it.
+"""What SIGINT (Ctrl-C) and SIGTERM do: before training exit at once, in it stop between two steps.
 
 This module imports nothing heavy, so that its handlers can be installed first of all.
 """
@@ -7,7 +7,8 @@ import contextlib
 import os
 import signal
 import sys
-from types import FrameType, TracebackType
+from types import FrameType
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -24,27 +25,28 @@ class Stopped(Exception):
         self.signal_number = signal_number
 
 
-def exit_on_signals() -> None:
-    """From now on SIGINT and SIGTERM end the process at once, with 128 + the signal's number.
+def exit_on_interrupt() -> None:
+    """From now on SIGINT ends the process at once, with status 130, as SIGTERM does anyway.
 
     Python's own KeyboardInterrupt can be lost in an import that catches it, and unwinding while
     libraries start their threads can crash the interpreter.
     """
-    for number in SIGNALS:
-        signal.signal(number, _exit_at_once)
+    signal.signal(signal.SIGINT, _exit_at_once)
 
 
 def _exit_at_once(number: int, frame: FrameType | None) -> None:
-    with contextlib.suppress(RuntimeError):  # the signal came in the middle of a write
+    # The signal may have come in the middle of a write, or ended the reader of a pipe too.
+    with contextlib.suppress(Exception):
         sys.stdout.flush()
-    os.write(2, b"Interrupted.\n" if number == signal.SIGINT else b"Terminated.\n")
+    with contextlib.suppress(OSError):
+        os.write(2, b"Interrupted.\n")
     os._exit(128 + number)
 
 
 class StopSignals:
-    """Within this context SIGTERM and SIGINT are only noted; a second SIGINT exits at once.
+    """Between :meth:`install` and :meth:`restore`, SIGTERM and SIGINT are only noted.
 
-    A second SIGTERM does not: schedulers send several.
+    A second SIGINT exits at once. A second SIGTERM does not: schedulers send several.
 
     Attributes:
         received: the first signal that was noted; None: none yet.
@@ -52,24 +54,22 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._previous: dict[int, object] = {}
+        self._interrupted = False
+        self._previous: dict[int, Any] = {}
 
-    def __enter__(self) -> "StopSignals":
+    def install(self) -> None:
+        """Start to note signals."""
         for number in SIGNALS:
             self._previous[number] = signal.signal(number, self._note)
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def restore(self) -> None:
+        """Put back the handlers from before; without :meth:`install` nothing happens."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.received == number:
+        if number == signal.SIGINT and self._interrupted:
             _exit_at_once(number, frame)
+        self._interrupted = self._interrupted or number == signal.SIGINT
         self.received = self.received or number

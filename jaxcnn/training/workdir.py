@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, and what is written there once."""
+"""The folder of a run: which run it belongs to, and what is written there once."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -10,6 +10,7 @@ from jaxcnn.io.atomic import atomic_write
 
 CONFIG = "config.json"
 CLASSES = "classes.json"
+METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
 
@@ -53,6 +54,11 @@ def claim_workdir(
                     f"{workdir / name} is a file, but must be a folder; remove it, or use another "
                     f"--workdir."
                 )
+        if (workdir / METRICS).is_dir():
+            raise UserError(
+                f"{workdir / METRICS} is a folder, but must be a file; remove it, or use another "
+                f"--workdir."
+            )
         if has_checkpoint(workdir):
             _check_same_run(workdir, settings, classes, resumable)
         if not write and not (workdir / CONFIG).exists():
@@ -120,7 +126,10 @@ def _check_same_run(
     changed = [
         f"config.{key} was {old[key]!r} and is now {new[key]!r}"
         for key in sorted(old.keys() & new.keys())
-        if key not in resumable and old[key] != new[key]
+        if key not in resumable
+        and old[key] != new[key]
+        # 0.1.0 wrote None for an argument's default.
+        and not (key.startswith("model_args.") and old[key] is None)
     ]
     if changed:
         raise UserError(
@@ -128,6 +137,8 @@ def _check_same_run(
             f"--workdir, or the same config to resume that run."
         )
     saved_classes = read_classes(workdir)
+    if saved_classes is None and all(name.isdecimal() for name in classes):
+        saved_classes = sorted(classes, key=int)  # 0.1.0 wrote no names, and sorted them so
     if saved_classes is not None and saved_classes != list(classes):
         raise UserError(
             f"The workdir {workdir} belongs to a run on other classes: "
