@@ -256,14 +256,16 @@ def test_images_too_small_are_refused_before_weights_are_made(data_dir):
         build(changed("googlenet_original", model_args__aux_logits=True), data_dir)
 
 
-# Those that do not take images of 32 pixels, and a few that do.
-CHECKED = {name for name, recipe in RECIPES.items() if recipe.small} | {"resnet18", "googlenet"}
+# What a network takes depends on its family alone; those with settings of their own, and one more of
+# each family.
+FAMILIES = {models.model_info(name).family for name in models.list_models()}
+CHECKED = {name for name, recipe in RECIPES.items() if recipe.small} | {
+    min(models.list_models(family), key=lambda name: models.model_info(name).parameters)
+    for family in FAMILIES
+}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=[pytest.mark.slow] * (n not in CHECKED)) for n in models.list_models()],
-)
+@pytest.mark.parametrize("name", sorted(CHECKED))
 def test_every_network_takes_the_images_of_small_datasets(name):
     config = changed(name, "digits")
     validate(config, device_count=1)
