@@ -256,8 +256,8 @@ def test_images_too_small_are_refused_before_weights_are_made(data_dir):
         build(changed("googlenet_original", model_args__aux_logits=True), data_dir)
 
 
-# What a network takes depends on its family alone; those with settings of their own, and one more of
-# each family.
+# What a network takes depends on its family alone: those with settings of their own, and one more
+# of each family.
 FAMILIES = {models.model_info(name).family for name in models.list_models()}
 CHECKED = {name for name, recipe in RECIPES.items() if recipe.small} | {
     min(models.list_models(family), key=lambda name: models.model_info(name).parameters)
