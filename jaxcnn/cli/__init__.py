@@ -10,12 +10,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from jaxcnn import __version__
 from jaxcnn.cli import check, config, convert, inspection, models
 from jaxcnn.errors import UserError
 from jaxcnn.platform import set_xla_flags
+from jaxcnn.training.signals import exit_at_once
 
 _COMMANDS = (models, inspection, convert, config, check)
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     set_xla_flags()  # before a command imports JAX
-    previous = signal.signal(signal.SIGINT, _exit_interrupted)
+    previous = signal.signal(signal.SIGINT, exit_at_once)
     try:
         status = arguments.run(arguments)
         sys.stdout.flush()  # here, where a closed pipe is expected
@@ -52,23 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"jaxcnn: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:  # of a command that cleans up
-        _exit_interrupted()
+        exit_at_once(signal.SIGINT)
     except BrokenPipeError:  # as in jaxcnn models | head -1
         # Python flushes stdout once more when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # 128 + SIGPIPE, which Windows does not have
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-def _exit_interrupted(*_: object) -> NoReturn:
-    """Exit at once with status 130, as a handler of SIGINT.
-
-    A KeyboardInterrupt gets lost: JAX's imports and callbacks of the garbage collector swallow it.
-    And XLA's threads, if they still compute, crash while Python shuts down.
-    """
-    os.write(2, b"Interrupted.\n")  # print may be at work when the signal comes
-    os._exit(128 + signal.SIGINT)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -31,10 +31,11 @@ def exit_on_interrupt() -> None:
     Python's own KeyboardInterrupt can be lost in an import that catches it, and unwinding while
     libraries start their threads can crash the interpreter.
     """
-    signal.signal(signal.SIGINT, _exit_at_once)
+    signal.signal(signal.SIGINT, exit_at_once)
 
 
-def _exit_at_once(number: int, frame: FrameType | None) -> None:
+def exit_at_once(number: int, frame: FrameType | None = None) -> NoReturn:
+    """End the process with 128 + the signal's number, as a handler of SIGINT does."""
     # The signal may have come in the middle of a write, or ended the reader of a pipe too.
     with contextlib.suppress(Exception):
         sys.stdout.flush()
@@ -70,6 +71,6 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._interrupted:
-            _exit_at_once(number, frame)
+            exit_at_once(number, frame)
         self._interrupted = self._interrupted or number == signal.SIGINT
         self.received = self.received or number
