@@ -127,7 +127,9 @@ def set_weight_decay(module, weight_decay, norm_weight_decay=None, bias_weight_d
                 groups["other"].append(p)
     decays = {"other": weight_decay, "norm": norm_weight_decay, "bias": bias_weight_decay}
     return [
-        {"params": params, "weight_decay": decays[name]} for name, params in groups.items() if params
+        {"params": params, "weight_decay": decays[name]}
+        for name, params in groups.items()
+        if params
     ]
 
 
