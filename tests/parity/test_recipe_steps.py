@@ -14,13 +14,11 @@ import numpy as np
 import pytest
 import torch
 from compare import STEPS, jit, nhwc, randomize, relative_error, worst
-from flax import linen as nn
+from tiny import TinyNet
 from torch.optim import lr_scheduler
 from torchvision.transforms import v2
 
 from jaxcnn import convert
-from jaxcnn.models import layers
-from jaxcnn.models.classifier import Classifier
 from jaxcnn.training.augmentation import Augmentation
 from jaxcnn.training.ema import Ema
 from jaxcnn.training.losses import Teacher
@@ -30,22 +28,6 @@ from jaxcnn.training.step import TrainState, make_train_step
 
 EPOCHS, STEPS_PER_EPOCH, BATCH, CLASSES = 5, 4, 6, 5
 RATE = 0.05
-
-
-class TinyNet(Classifier, kw_only=True):
-    """Two convolutions with norms, one with a bias, a layer: every kind of parameter."""
-
-    classifier = ("fc",)
-    first_conv = "conv1"
-    num_classes: int = CLASSES
-
-    @nn.compact
-    def forward(self, x, train=False):
-        for index in (1, 2):
-            x = layers.Conv(8, 3, padding=1, use_bias=False, name=f"conv{index}")(x)
-            x = nn.relu(layers.BatchNorm(name=f"bn{index}")(x, train))
-        x = nn.relu(layers.Conv(8, 3, stride=2, name="conv3")(x))
-        return layers.Linear(self.num_classes, name="fc")(x.mean((1, 2)))
 
 
 class TorchTinyNet(torch.nn.Module):
@@ -262,7 +244,7 @@ def batches() -> tuple[np.ndarray, np.ndarray]:
 
 def our_run(recipe: Recipe, start: TorchTinyNet, teacher: TorchTinyNet):
     """Losses, variables, their average, and the rates, all by torch's names."""
-    model = TinyNet(param_dtype=jnp.float64)
+    model = TinyNet(num_classes=CLASSES, param_dtype=jnp.float64)
     schedule = make_schedule(
         **{"learning_rate": RATE, "by": "epoch"} | recipe.schedule,
         steps_per_epoch=STEPS_PER_EPOCH,
