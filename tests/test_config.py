@@ -5,11 +5,13 @@ import json
 import re
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from jaxcnn import cli, models
+from jaxcnn import cli, convert, models
 from jaxcnn.errors import UserError
 from jaxcnn.training.build import build, check_network, make_model
 from jaxcnn.training.config import (
@@ -21,6 +23,7 @@ from jaxcnn.training.config import (
     validate,
     validate_data,
 )
+from jaxcnn.training.config.resolve import _in_proportion
 from jaxcnn.training.recipes import DATASETS, RECIPES, recipe_for
 
 
@@ -151,7 +154,11 @@ def test_json_round_trip_keeps_the_digest():
         ("max_skipped", -0.1, "at least 0 and at most 1"),
         ("interpolation", "nearest", "one of bilinear, bicubic"),
         ("channels", 4, "one of 1, 3"),
-        ("schedule", "cos", "one of constant, step, cosine"),
+        ("schedule", "cos", "one of constant, step, multistep"),
+        ("image_sizes", ((1, 32),), "pairs of an epoch, rising from 0"),
+        ("image_sizes", (32, 48), "pairs of an epoch, rising from 0"),
+        ("optimizer", "adam", "one of sgd, rmsprop, adamw"),
+        ("ema.decay", 1.0, "at least 0 and below 1"),
         ("decay_epochs", 0.0, "above 0"),
         ("decay_factor", 0.0, "above 0 and at most 1"),
         ("label_smoothing", 1.0, "at least 0 and below 1"),
@@ -174,6 +181,51 @@ def test_invalid_value_is_named_with_what_is_accepted(key, value, words):
     config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=rf"config\.{key}.*{words}"):
         validate(resolve(config), device_count=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"optimizer": "adamw", "momentum": 0.9}, "momentum=0.9 is not an argument of .*=adamw"),
+        ({"optimizer": "rmsprop", "nesterov": True}, "not an argument of config.optimizer=rmsprop"),
+        ({"optimizer_args__alpha": 0.9}, "optimizer_args.alpha=0.9 is not an argument of .*=sgd"),
+        ({"schedule": "multistep"}, "the schedule multistep, and no other, has milestones"),
+        ({"milestones": (3,)}, "the schedule multistep, and no other, has milestones"),
+        ({"schedule": "multistep", "milestones": (3, 2)}, "do not rise; put them in order"),
+        ({"schedule_by": "epoch", "warmup_epochs": 0.5}, "warmup_epochs=0.5 is not whole"),
+        (
+            {"schedule_by": "epoch", "schedule": "step", "decay_epochs": 2.4},
+            "decay_epochs=2.4 is not whole.*config.schedule_by=step",
+        ),
+        ({"schedule": "cosine", "min_learning_rate": 0.5}, "min_learning_rate=0.5 is above"),
+        ({"image_sizes": ((0, 32), (20, 48))}, "a size from epoch 20 on.*num_epochs=20"),
+        (
+            {"image_sizes": ((0, 32), (2, 48)), "subtract_mean_image": True},
+            "subtract_mean_image=True needs images of one size; leave config.image_sizes out",
+        ),
+        (
+            {"eval__image_size": 48, "subtract_mean_image": True},
+            "config.eval.image_size=48 is not config.image_size=32; make them equal",
+        ),
+        (
+            {
+                "eval__image_size": 48,
+                "eval__crop": "resize_and_center_crop",
+                "eval__resize_size": 40,
+            },
+            "eval.resize_size=40 is smaller than config.eval.image_size=48",
+        ),
+        ({"unfreeze_epoch": 3}, "unfreeze_epoch=3 needs something frozen"),
+        ({"unfreeze_epoch": 20, "freeze": "body"}, "unfreeze_epoch=20 is not before the end"),
+        ({"head_learning_rate": 0.1, "learning_rate": 0.0}, "needs config.learning_rate above 0"),
+        ({"teacher": "lenet5"}, "teacher=lenet5 and config.teacher_weights=None go together"),
+        ({"teacher": "lenet", "teacher_weights": "x"}, "config.teacher: Unknown model 'lenet'"),
+        ({"accumulate_steps": 5}, "accumulate_steps=5 does not divide the 64 images"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(settings, words):
+    with pytest.raises(UserError, match=words):
+        validate(changed(**settings), device_count=1)
 
 
 def test_memory_of_a_batch_counts_crops_and_processes():
@@ -231,6 +283,62 @@ def test_classes_and_examples_must_suffice():
         check_digits(num_examples=0, train_split="train[:0%]")
     with pytest.raises(UserError, match="The split 'test' of digits is empty"):
         check_digits(eval_examples=0)
+
+
+def test_repeats_need_256_examples():
+    with pytest.raises(UserError, match="takes a multiple of 256 of the 200 training examples"):
+        check_digits(num_examples=200, augment__repeats=2)
+    check_digits(num_examples=256, augment__repeats=2)
+
+
+def test_recipes_sizes_follow_another_image_size():
+    """The ratio of training to evaluation is part of a recipe (torchvision's FixRes)."""
+    recipe = {"image_size": 176, "eval.image_size": 224, "eval.resize_size": 232}
+    assert _in_proportion(recipe, 88) == {
+        "image_size": 176,
+        "eval.image_size": 112,
+        "eval.resize_size": 116,
+    }
+    assert _in_proportion(recipe, None) == recipe
+
+
+def test_last_of_several_image_sizes_is_the_image_size():
+    config = changed(image_sizes=((0, 32), (5, 48)))
+    assert (config.image_size, config.fit) == (48, "resize")
+    assert as_json(config)["image_sizes"] == [[0, 32], [5, 48]]
+
+
+def test_network_that_takes_one_size_is_not_resized(data_dir):
+    with pytest.raises(
+        UserError, match="lenet5 has parameters of other shapes at config.image_siz"
+    ):
+        build(changed(image_sizes=((0, 32), (2, 48))), data_dir)
+
+
+def test_pattern_of_frozen_parameters_that_names_nothing_is_refused(data_dir):
+    with pytest.raises(UserError, match="config.freeze: .* no parameter or module 'fc4'"):
+        build(changed(freeze="fc4"), data_dir)
+
+
+def test_teacher_of_other_classes_is_refused(data_dir, tmp_path):
+    teacher = models.lenet5(num_classes=7)
+    images = jnp.zeros((1, 32, 32, 1))
+    convert.save(tmp_path / "teacher.safetensors", teacher.init(jax.random.key(0), images))
+    weights = str(tmp_path / "teacher.safetensors")
+    with pytest.raises(UserError, match="config.teacher=lenet5 with .* cannot teach: .*7 classes"):
+        build(changed(teacher="lenet5", teacher_weights=weights), data_dir)
+
+
+def test_optimizers_arguments_are_resolved():
+    config = changed(optimizer="rmsprop", optimizer_args__alpha=0.95)
+    assert as_json(config)["optimizer_args"] == {
+        "alpha": 0.95,
+        "beta1": None,
+        "beta2": None,
+        "eps": 0.0316,
+        "trust_coefficient": None,
+    }
+    assert changed(optimizer="adamw").momentum == 0  # not the recipe's
 
 
 def test_sync_batch_norm_without_batch_norms_is_refused_before_weights_are_made(data_dir):
@@ -313,7 +421,10 @@ def test_nothing_but_config_and_build_reads_config_keys(root):
         for path in (root / "jaxcnn").rglob("*.py")
         if re.search(r"(?<![.\w])config(\.[a-z]\w*|\[)", _code(path.read_text()))
     }
-    assert readers == {"training/config.py", "training/build.py"}
+    assert readers == {
+        "training/build.py",
+        *(f"training/config/{name}.py" for name in ("export", "resolve", "rules", "validate")),
+    }
 
 
 def _code(text: str) -> str:

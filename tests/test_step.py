@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch
 import torchvision
@@ -15,10 +16,9 @@ from jaxcnn import models
 from jaxcnn.errors import UserError
 from jaxcnn.models import layers
 from jaxcnn.models.classifier import Classifier
+from jaxcnn.training.losses import cross_entropy, in_top_k
 from jaxcnn.training.optimizer import sgd
 from jaxcnn.training.step import (
-    cross_entropy,
-    in_top_k,
     init_state,
     make_eval_step,
     make_train_step,
@@ -116,10 +116,10 @@ def test_normalizer_accepts_floating_images():
     np.testing.assert_array_equal(normalize(scaled), normalize(image))
 
 
-def train(model, data, steps: int = 3, devices: int | None = None, size: int = 32):
+def train(model, data, steps: int = 3, devices: int | None = None, size: int = 32, **kwargs):
     optimizer = sgd(0.05, momentum=0.9, weight_decay=1e-4)
     state = init_state(model, optimizer, (1, size, size, 1))
-    step = make_train_step(model, optimizer)
+    step = make_train_step(model, optimizer, **kwargs)
     if devices:
         state, data = jax_utils.replicate(state, jax.devices()[:devices]), shard(data, devices)
         step = jax.pmap(step, axis_name="batch", devices=jax.devices()[:devices])
@@ -168,6 +168,68 @@ def test_replica_normalises_with_its_own_batch_unless_synchronised():
     data["image"] *= np.arange(1, 17, dtype=np.float32)[:, None, None, None]  # unequal replicas
     (four, _), (one, _) = train(TinyNet(), data, devices=4), train(TinyNet(), data)
     assert np.abs(four.params["conv"]["kernel"] - one.params["conv"]["kernel"]).max() > 1e-3
+
+
+def test_accumulated_parts_without_batch_norm_equal_the_whole_batch():
+    model, data = TinyNet(norm_layer="group1"), batch(16, size=16)
+    whole, metrics = train(model, data, size=16)
+    parts, parts_metrics = train(model, data, size=16, accumulate_steps=4)
+    assert_close((parts, parts_metrics), (whole, metrics))
+
+
+def test_batch_norms_take_the_statistics_of_each_accumulated_part():
+    data = batch(8, size=16)
+    data["image"] *= np.arange(1, 9, dtype=np.float32)[:, None, None, None]  # unequal parts
+    model = TinyNet()
+    parts, _ = train(model, data, steps=1, size=16, accumulate_steps=2)
+    variables = init_state(model, sgd(0.05), (1, 16, 16, 1)).variables
+    expected = variables["batch_stats"]
+    for part in np.split(data["image"], 2):
+        _, mutated = model.apply(
+            variables | {"batch_stats": expected}, part, train=True, mutable=["batch_stats"]
+        )
+        expected = mutated["batch_stats"]
+    assert_close(parts.batch_stats, expected)
+
+
+class Masks(Classifier, kw_only=True):
+    """Returns the mask of a dropout as logits, and so in its gradients."""
+
+    classifier = first_conv = "none"
+
+    @nn.compact
+    def forward(self, x, train=False):
+        bias = self.param("bias", nn.initializers.zeros, (10,))
+        return bias * layers.Dropout(0.5)(jnp.ones((x.shape[0], 10)), train)
+
+
+def test_accumulated_parts_drop_out_other_units():
+    """The gradients of equal halves of a batch are equal unless their masks differ."""
+    half = batch(1, size=1)
+    data = {name: np.concatenate([value, value]) for name, value in half.items()}
+    (one, _), (two, _) = (
+        train(Masks(), examples, steps=1, size=1, accumulate_steps=parts)
+        for examples, parts in ((half, 1), (data, 2))
+    )
+    # Two masks that are drawn apart leave some units half of their gradient.
+    assert len(np.unique(np.abs(two.params["bias"]).round(6))) > len(
+        np.unique(np.abs(one.params["bias"]).round(6))
+    )
+
+
+def test_norms_of_gradients_parameters_and_updates_are_reported():
+    model, data = TinyNet(), batch(8, size=16)
+    state = init_state(model, optax.sgd(0.1), (1, 16, 16, 1))
+    step = make_train_step(model, optax.sgd(0.1), log_norms=True)
+    new, metrics = jax.jit(functools.partial(step, axis_name=None))(state, data)
+
+    def norm(tree) -> float:
+        return float(np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(tree))))
+
+    update = jax.tree.map(lambda a, b: a - b, new.params, state.params)
+    np.testing.assert_allclose(metrics["parameter_norm"], norm(state.params), rtol=1e-5)
+    np.testing.assert_allclose(metrics["update_norm"], norm(update), rtol=1e-4)
+    np.testing.assert_allclose(metrics["gradient_norm"], norm(update) / 0.1, rtol=1e-4)
 
 
 def test_bfloat16_computation_keeps_float32_state():

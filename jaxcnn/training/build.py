@@ -4,15 +4,18 @@ This is the only place, beside :mod:`jaxcnn.training.config` itself, that reads 
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
 from jaxcnn import models
+from jaxcnn.convert.pretrained import load_pretrained
 from jaxcnn.data import pipeline
 from jaxcnn.data.source import Source, open_source
 from jaxcnn.errors import UserError
@@ -20,11 +23,15 @@ from jaxcnn.models.classifier import Classifier, check_image_size
 from jaxcnn.training import distributed
 from jaxcnn.training.augmentation import Augmentation
 from jaxcnn.training.config import RESUMABLE, as_json, host_memory, validate, validate_data
+from jaxcnn.training.ema import Ema
 from jaxcnn.training.inputs import Inputs
-from jaxcnn.training.optimizer import make_schedule, sgd
+from jaxcnn.training.losses import Teacher
+from jaxcnn.training.optimizer import WeightDecay, make_optimizer
+from jaxcnn.training.parameters import Freeze, head_rate, layer_rates
 from jaxcnn.training.plan import Plan
 from jaxcnn.training.progress import warn
-from jaxcnn.training.step import AXIS
+from jaxcnn.training.schedules import Plateau, make_schedule
+from jaxcnn.training.step import AXIS, make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +45,12 @@ class Experiment:
         image_shape: ``(1, H, W, C)``.
         optimizer: the optimiser.
         schedule: the learning rate by step.
-        augmentation: on the devices.
-        label_smoothing: of the loss.
+        plateau: lowers the rate after evaluations; None: nothing does.
+        freeze: what does not train, until the plan unfreezes it; None: everything trains.
+        make_train_step: :func:`jaxcnn.training.step.make_train_step` but for ``normalize`` and
+            ``freeze``.
+        with_ema: whether the variables are averaged.
+        teacher_variables: of the teacher; None: there is none.
         mean: of each channel, of values in 0 to 1.
         std: standard deviation, likewise.
         subtract_mean_image: whether the training images' mean takes the place of ``mean``.
@@ -58,8 +69,11 @@ class Experiment:
     image_shape: tuple[int, int, int, int]
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
-    augmentation: Augmentation
-    label_smoothing: float
+    plateau: Plateau | None
+    freeze: Freeze | None
+    make_train_step: Callable[..., Callable[..., Any]]
+    with_ema: bool
+    teacher_variables: Any
     mean: Sequence[float]
     std: Sequence[float]
     subtract_mean_image: bool
@@ -102,28 +116,21 @@ def build(
     distributed.on_all_processes(lambda: check_network(config, model, image_shape))
 
     plan = Plan(
-        steps_per_epoch=train.num_examples // config.batch_size,
+        steps_per_epoch=pipeline.steps_per_epoch(
+            train.num_examples, config.batch_size, config.augment.repeats
+        ),
         num_epochs=config.num_epochs,
         batch_size=config.batch_size,
         log_every_steps=config.log_every_steps,
         evaluate_every_epochs=config.eval.every_epochs,
         save_every_epochs=config.checkpoint.every_epochs,
+        unfreeze_epoch=config.unfreeze_epoch,
     )
-    schedule = make_schedule(
-        config.schedule,
-        config.learning_rate,
-        steps_per_epoch=plan.steps_per_epoch,
-        num_epochs=plan.num_epochs,
-        warmup_epochs=config.warmup_epochs,
-        decay_epochs=config.decay_epochs,
-        decay_factor=config.decay_factor,
-    )
-    optimizer = sgd(
-        schedule,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        nesterov=config.nesterov,
-    )
+    learning_rate = _scaled_rate(config, config.learning_rate)
+    schedule = _schedule(config, learning_rate, plan)
+    optimizer = _optimizer(config, schedule, model, image_shape)
+    teacher, teacher_variables = _teacher(config, model.num_classes, image_shape)
+    ema = _ema(config, plan)
     return Experiment(
         name=config.model,
         dataset=config.dataset,
@@ -131,8 +138,22 @@ def build(
         image_shape=image_shape,
         optimizer=optimizer,
         schedule=schedule,
-        augmentation=_augmentation(config),
-        label_smoothing=config.label_smoothing,
+        plateau=_plateau(config, learning_rate),
+        freeze=_freeze(config, model),
+        make_train_step=functools.partial(
+            make_train_step,
+            model,
+            optimizer,
+            label_smoothing=config.label_smoothing,
+            augmentation=_augmentation(config),
+            seed=config.seed,
+            accumulate_steps=config.accumulate_steps,
+            ema=ema,
+            teacher=teacher,
+            log_norms=config.log_norms,
+        ),
+        with_ema=ema is not None,
+        teacher_variables=teacher_variables,
         mean=tuple(config.mean),
         std=tuple(config.std),
         subtract_mean_image=config.subtract_mean_image,
@@ -143,6 +164,111 @@ def build(
         keep_checkpoints=config.checkpoint.keep,
         settings=as_json(config),
     )
+
+
+def _scaled_rate(config: ConfigDict, learning_rate: float) -> float:
+    """A learning rate for this batch size (Goyal et al. 2017, the linear scaling rule)."""
+    return learning_rate * config.batch_size / (config.base_batch_size or config.batch_size)
+
+
+def _schedule(config: ConfigDict, learning_rate: float, plan: Plan) -> optax.Schedule:
+    return make_schedule(
+        config.schedule,
+        learning_rate,
+        steps_per_epoch=plan.steps_per_epoch,
+        num_epochs=plan.num_epochs,
+        by=config.schedule_by,
+        warmup_epochs=config.warmup_epochs,
+        warmup_method=config.warmup_method,
+        warmup_decay=config.warmup_decay,
+        decay_epochs=config.decay_epochs,
+        decay_factor=config.decay_factor,
+        milestones=config.milestones or (),
+        power=config.power,
+        min_learning_rate=config.min_learning_rate,
+    )
+
+
+def _plateau(config: ConfigDict, learning_rate: float) -> Plateau | None:
+    if config.schedule != "plateau":
+        return None
+    return Plateau(
+        metric=config.plateau.metric,
+        learning_rate=learning_rate,
+        factor=config.decay_factor,
+        patience=config.plateau.patience,
+        threshold=config.plateau.threshold,
+        min_learning_rate=config.min_learning_rate,
+    )
+
+
+def _optimizer(
+    config: ConfigDict, schedule: optax.Schedule, model: Classifier, image_shape: Sequence[int]
+) -> optax.GradientTransformation:
+    rates = []
+    if config.head_learning_rate is not None:
+        rates.append(head_rate(model, config.head_learning_rate / config.learning_rate))
+    if config.layer_decay is not None:
+        rates.append(layer_rates(model, config.layer_decay, image_shape))
+    arguments = {k: v for k, v in config.optimizer_args.items() if v is not None}
+    return make_optimizer(
+        config.optimizer,
+        schedule,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=WeightDecay(
+            config.weight_decay, norms=config.norm_weight_decay, biases=config.bias_weight_decay
+        ),
+        arguments=arguments,
+        clip_norm=config.clip_grad_norm,
+        clip_adaptive=config.clip_grad_adaptive,
+        rates=rates,
+        filter_radius=config.renormalize_filters,
+        plateau=config.schedule == "plateau",
+    )
+
+
+def _freeze(config: ConfigDict, model: Classifier) -> Freeze | None:
+    if config.freeze is None:
+        return None
+    return Freeze.parse(config.freeze, model, batch_stats=config.freeze_batch_stats)
+
+
+def _ema(config: ConfigDict, plan: Plan) -> Ema | None:
+    if config.ema.decay is None:
+        return None
+    return Ema.adjusted(
+        config.ema.decay,
+        batch_size=config.batch_size,
+        num_epochs=plan.num_epochs,
+        every_steps=config.ema.steps,
+        steps_per_epoch=plan.steps_per_epoch,
+        warmup_epochs=config.warmup_epochs,
+    )
+
+
+def _teacher(
+    config: ConfigDict, num_classes: int, image_shape: Sequence[int]
+) -> tuple[Teacher | None, Any]:
+    """The teacher and its variables."""
+    if config.teacher is None:
+        return None, None
+
+    def load() -> tuple[Classifier, Any]:
+        model, variables = load_pretrained(
+            config.teacher, config.teacher_weights, num_classes=num_classes
+        )
+        jax.eval_shape(model.apply, variables, jax.ShapeDtypeStruct(image_shape, jnp.float32))
+        return model, variables
+
+    try:
+        model, variables = distributed.main_process_first("teacher", load)
+    except UserError as error:
+        raise UserError(
+            f"config.teacher={config.teacher} with "
+            f"config.teacher_weights={config.teacher_weights} cannot teach: {error}"
+        ) from error
+    return Teacher(model, config.teacher_temperature, config.teacher_weight), variables
 
 
 def _open_splits(config: ConfigDict, data_dir: str | None) -> tuple[Source, Source]:
@@ -181,22 +307,39 @@ def check_network(config: ConfigDict, model: Classifier, image_shape: Sequence[i
         image_shape: ``(1, H, W, C)``.
 
     Raises:
-        UserError: if the images are too small or too large, or there are no batch norms to
+        UserError: if the images of any size that the config gives the network are too small or too
+            large, a pattern of what is frozen names nothing, or there are no batch norms to
             synchronise.
     """
     replicas = 1 if config.sync_batch_norm else jax.device_count()
-    try:
-        variables = check_image_size(model, (config.batch_size // replicas, *image_shape[1:]))
-    except UserError as error:
-        raise UserError(
-            f"config.model={config.model} cannot be trained at config.image_size="
-            f"{config.image_size}: {error}"
-        ) from error
-    if config.sync_batch_norm and "batch_stats" not in variables:
+    # As many as a batch norm sees.
+    images = config.batch_size // (replicas * config.accumulate_steps)
+    sizes = [("image_size", config.image_size), ("eval.image_size", config.eval.image_size)]
+    sizes += [("image_sizes", size) for _, size in config.image_sizes or ()]
+    shapes: Any = None
+    for name, size in sizes:
+        if size is None or (shapes is not None and size == config.image_size):
+            continue
+        shape = (images, size, size, image_shape[-1])
+        try:
+            variables = check_image_size(model, shape, train=name != "eval.image_size")
+        except UserError as error:
+            what = "evaluated" if name == "eval.image_size" else "trained"
+            raise UserError(
+                f"config.model={config.model} cannot be {what} at config.{name}={size}: {error}"
+            ) from error
+        shapes = shapes or variables
+        if shapes["params"] != variables["params"]:
+            raise UserError(
+                f"config.model={config.model} has parameters of other shapes at "
+                f"config.{name}={size} than at config.image_size={config.image_size}: it takes "
+                f"images of one size."
+            )
+    if config.sync_batch_norm and "batch_stats" not in shapes:
         raise UserError(
             f"config.sync_batch_norm=True, but {config.model} has no batch norms; leave it False."
         )
-    leaves = jax.tree.leaves(variables["params"])
+    leaves = jax.tree.leaves(shapes["params"])
     needed = 3 * sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
     available = host_memory()
     if available is not None and needed > available:
@@ -205,6 +348,8 @@ def check_network(config: ConfigDict, model: Classifier, image_shape: Sequence[i
             f"{needed / 1e9:,.0f} GB for its parameters, gradients and momenta, more than this "
             f"machine's {available / 1e9:,.0f} GB; use smaller images."
         )
+    if (freeze := _freeze(config, model)) is not None:
+        freeze.check(shapes["params"])
 
 
 def _augmentation(config: ConfigDict) -> Augmentation:
@@ -227,20 +372,22 @@ def _inputs(
     report: Callable[[str], None],
 ) -> Inputs:
     common = {
-        "image_size": config.image_size,
         "channels": channels,
         "fit": config.fit,
         "interpolation": config.interpolation,
     }
     train_preprocess = pipeline.TrainPreprocess(
         **common,
+        image_size=config.image_size,
         crop=config.augment.crop,
+        resize_size=config.augment.resize_size,
         padding=config.augment.padding,
         flip=config.augment.flip,
         policy=config.augment.policy,
     )
     eval_preprocess = pipeline.EvalPreprocess(
         **common,
+        image_size=config.eval.image_size or config.image_size,
         crop=config.eval.crop,
         resize_size=config.eval.resize_size,
         crops=config.eval.crops,
@@ -252,6 +399,8 @@ def _inputs(
         eval_preprocess,
         batch_size=config.batch_size,
         eval_batch_size=config.eval.batch_size or config.batch_size,
+        image_sizes=config.image_sizes or (),
+        repeats=config.augment.repeats,
         seed=config.seed,
         max_skipped=config.max_skipped,
         report=report,

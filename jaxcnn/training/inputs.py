@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,9 @@ class Inputs:
         eval_preprocess: what evaluation does.
         batch_size: images per training step, over all devices.
         eval_batch_size: images per evaluation step, rounded up to a multiple of the devices.
+        image_sizes: the first epoch and the size of each stage of progressive resizing; empty:
+            that of ``train_preprocess`` throughout.
+        repeats: how often an epoch repeats each of its examples.
         seed: of shuffles, crops and flips.
         max_skipped: the fraction of a split's images that may be bad.
         report: called with a sentence about each bad image, once.
@@ -50,6 +53,8 @@ class Inputs:
         *,
         batch_size: int,
         eval_batch_size: int,
+        image_sizes: Sequence[tuple[int, int]] = (),
+        repeats: int = 1,
         seed: int,
         max_skipped: float,
         report: Callable[[str], None],
@@ -58,6 +63,7 @@ class Inputs:
         self._train_preprocess, self._eval_preprocess = train_preprocess, eval_preprocess
         devices = jax.device_count()
         self._batch_size = batch_size
+        self._image_sizes, self._repeats = image_sizes, repeats
         self._eval_batch_size = math.ceil(eval_batch_size / devices) * devices
         self._seed, self._max_skipped = seed, max_skipped
         self._bad_train_images = pipeline.BadImageLog(train, report)
@@ -82,6 +88,9 @@ class Inputs:
             self.train,
             self._train_preprocess,
             batch_size=self._batch_size,
+            image_sizes=self._image_sizes,
+            repeats=self._repeats,
+            replicas=jax.device_count(),
             seed=self._seed,
             start_step=start_step,
             num_steps=num_steps,

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import math
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,19 @@ from flax import jax_utils
 from jaxcnn.convert.pretrained import initialize_from
 from jaxcnn.errors import UserError
 from jaxcnn.training import distributed
+from jaxcnn.training.augmentation import Normalize
 from jaxcnn.training.build import Experiment
 from jaxcnn.training.checkpoints import Checkpoints
 from jaxcnn.training.inputs import Inputs
-from jaxcnn.training.reporting import Reporter, has_evaluation
+from jaxcnn.training.optimizer import carry_over, with_rate_factor
+from jaxcnn.training.parameters import Freeze, count
+from jaxcnn.training.reporting import EMA_EVALUATION, Reporter, evaluations_in
 from jaxcnn.training.signals import Stopped, StopSignals
 from jaxcnn.training.step import (
     AXIS,
     TrainState,
     init_state,
     make_eval_step,
-    make_train_step,
     normalizer,
 )
 from jaxcnn.training.workdir import (
@@ -54,21 +56,22 @@ def train_and_evaluate(experiment: Experiment, workdir: Path) -> None:
     """
     plan, inputs = experiment.plan, experiment.inputs
     state, reinitialized = _initial_state(experiment, resuming=has_checkpoint(workdir))
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     _claim(experiment, workdir)
     with contextlib.ExitStack() as stack:
         signals = StopSignals()
         stack.callback(signals.restore)  # the last: what follows is closed without interruption
         checkpoints = Checkpoints(workdir / CHECKPOINTS, keep=experiment.keep_checkpoints)
         stack.callback(checkpoints.close)
-        if checkpoints.latest_step is not None:
-            state = checkpoints.restore(state)
+        state, freeze = _resumed(experiment, state, checkpoints)
         start_step = int(state.step)
+        evaluations = _evaluations_until(start_step, workdir)
         reporter = Reporter(workdir, plan, experiment.schedule, start_step)
         stack.callback(reporter.close)
-        _announce(experiment, workdir, parameters, reinitialized, start_step, reporter)
+        _announce(experiment, workdir, state, freeze, reinitialized, reporter)
 
-        train_step, eval_step = _steps(experiment, workdir, start_step, reporter)
+        normalize = _normalizer(experiment, workdir, start_step, reporter)
+        train_step = _train_step(experiment, normalize, freeze)
+        eval_step = _pmap(make_eval_step(experiment.model, normalize=normalize))
         batches = stack.enter_context(
             contextlib.closing(inputs.train_batches(start_step, plan.num_steps))
         )
@@ -79,12 +82,23 @@ def train_and_evaluate(experiment: Experiment, workdir: Path) -> None:
             with reporter.paused():
                 values = evaluate(eval_step, state.variables, inputs)
                 _check_finite(values["loss"], step, workdir)
+                if experiment.with_ema:
+                    of_average = evaluate(eval_step, state.ema, inputs)
+                    reporter.write_evaluation(step, of_average, EMA_EVALUATION)
                 reporter.write_evaluation(step, values)
+            evaluations[step] = values
 
-        if _lacks_evaluation(experiment, workdir, start_step):
+        lacking = plan.evaluates(start_step) and start_step not in evaluations
+        if distributed.any_process(lacking):  # stopped between a checkpoint and its evaluation
             evaluate_now(start_step)
+        state = _with_plateau(experiment, state, evaluations, reporter)
         signals.install()
         for step, batch in enumerate(reporter.timed_batches(batches), start_step + 1):
+            if freeze is not None and step > plan.last_frozen_step:
+                freeze = None
+                state = jax_utils.replicate(_unfrozen(experiment, jax_utils.unreplicate(state)))
+                train_step = _train_step(experiment, normalize, freeze)
+                reporter.say(f"All parameters train from step {step} on.")
             state, metrics = train_step(state, batch)
             reporter.step(metrics)
             if plan.logs(step):
@@ -100,6 +114,7 @@ def train_and_evaluate(experiment: Experiment, workdir: Path) -> None:
                     checkpoints.save(state)
             if plan.evaluates(step):
                 evaluate_now(step)
+                state = _with_plateau(experiment, state, evaluations, reporter)
             may_ask = plan.logs(step) or step % ASK_EVERY == 0
             if step < plan.num_steps and (number := _stop_requested(signals, may_ask)):
                 checkpoints.save(state)
@@ -110,7 +125,14 @@ def train_and_evaluate(experiment: Experiment, workdir: Path) -> None:
 def _initial_state(experiment: Experiment, *, resuming: bool) -> tuple[TrainState, list[str]]:
     """The state before the first step, and the heads that ``init_from`` does not fit."""
     model = experiment.model
-    state = init_state(model, experiment.optimizer, experiment.image_shape, seed=experiment.seed)
+    state = init_state(
+        model,
+        experiment.optimizer,
+        experiment.image_shape,
+        seed=experiment.seed,
+        freeze=experiment.freeze,
+        with_ema=experiment.with_ema,
+    )
     if experiment.init_from is None or resuming:
         return state, []
     variables, reinitialized = initialize_from(
@@ -123,7 +145,52 @@ def _initial_state(experiment: Experiment, *, resuming: bool) -> tuple[TrainStat
     state = dataclasses.replace(
         state, params=variables["params"], batch_stats=variables.get("batch_stats", {})
     )
+    if experiment.with_ema:
+        state = dataclasses.replace(state, ema=state.variables)
     return state, reinitialized
+
+
+def _resumed(
+    experiment: Experiment, state: TrainState, checkpoints: Checkpoints
+) -> tuple[TrainState, Freeze | None]:
+    """The state of the newest checkpoint, if there is one, and what does not train after it."""
+    saved_step = checkpoints.latest_step
+    last_frozen_step = experiment.plan.last_frozen_step
+    freeze = experiment.freeze
+    if saved_step is None:
+        return state, freeze
+    if freeze is not None and saved_step > last_frozen_step:
+        state, freeze = _unfrozen(experiment, state), None
+    state = checkpoints.restore(state)
+    return state, freeze
+
+
+def _unfrozen(experiment: Experiment, state: TrainState) -> TrainState:
+    """The state from which everything trains; new optimiser state is initial."""
+    everything = jax.jit(experiment.optimizer.init)(state.params)
+    return dataclasses.replace(state, opt_state=carry_over(state.opt_state, everything))
+
+
+def _with_plateau(
+    experiment: Experiment,
+    state: TrainState,
+    evaluations: Mapping[int, Mapping[str, float]],
+    reporter: Reporter,
+) -> TrainState:
+    """The replicated state with the learning rate that the evaluations so far ask for."""
+    plateau = experiment.plateau
+    if plateau is None:
+        return state
+    values = [evaluation[plateau.metric] for evaluation in evaluations.values()]
+    reporter.rate_factor = plateau.rate_factor(values)
+    opt_state = with_rate_factor(state.opt_state, reporter.rate_factor)
+    return dataclasses.replace(state, opt_state=opt_state)
+
+
+def _evaluations_until(step: int, workdir: Path) -> dict[int, dict[str, Any]]:
+    """The evaluations of earlier processes, by step; read by every process."""
+    found = evaluations_in(workdir / METRICS)
+    return {number: found[number] for number in sorted(found) if number <= step}
 
 
 def _has_other_classes(experiment: Experiment) -> bool:
@@ -149,14 +216,17 @@ def _claim(experiment: Experiment, workdir: Path) -> None:
 def _announce(
     experiment: Experiment,
     workdir: Path,
-    parameters: int,
+    state: TrainState,
+    freeze: Freeze | None,
     reinitialized: list[str],
-    start_step: int,
     reporter: Reporter,
 ) -> None:
     plan, inputs = experiment.plan, experiment.inputs
+    parameters = f"{count(state.params):,} parameters"
+    if freeze is not None:
+        parameters += f", {count(state.params, freeze):,} of which train"
     reporter.say(
-        f"{experiment.name} ({parameters:,} parameters) on {experiment.dataset}: "
+        f"{experiment.name} ({parameters}) on {experiment.dataset}: "
         f"{inputs.train.num_examples:,} training and {inputs.evaluation.num_examples:,} evaluation "
         f"examples; {plan.num_epochs} epochs of {plan.steps_per_epoch} steps of {plan.batch_size} "
         f"images on {jax.device_count()} {jax.default_backend()} device(s); workdir {workdir}"
@@ -166,40 +236,34 @@ def _announce(
             f"Initialized from {experiment.init_from}; re-initialized for other classes: "
             f"{', '.join(reinitialized)}."
         )
-    if start_step:
+    if start_step := int(state.step):
         reporter.say(f"Resuming from step {start_step} of {plan.num_steps}.")
 
 
-def _steps(
+def _normalizer(
     experiment: Experiment, workdir: Path, start_step: int, reporter: Reporter
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The pmapped training and evaluation steps."""
+) -> Normalize:
     mean = experiment.mean
     if experiment.subtract_mean_image:
         reporter.say("Computing or reading the mean of the training images.")
         mean = experiment.inputs.mean_image(workdir, reuse=start_step > 0)
-    normalize = normalizer(mean, experiment.std)
-    train_step = make_train_step(
-        experiment.model,
-        experiment.optimizer,
-        normalize=normalize,
-        augmentation=experiment.augmentation,
-        label_smoothing=experiment.label_smoothing,
-        seed=experiment.seed,
-    )
-    eval_step = make_eval_step(experiment.model, normalize=normalize)
-    return _pmap(train_step, donate_argnums=0), _pmap(eval_step)
+    return normalizer(mean, experiment.std)
+
+
+def _train_step(
+    experiment: Experiment, normalize: Normalize, freeze: Freeze | None
+) -> Callable[[TrainState, Any], tuple[TrainState, Any]]:
+    """The pmapped training step."""
+    step = experiment.make_train_step(normalize=normalize, freeze=freeze)
+    pmapped = _pmap(step, donate_argnums=0)
+    if experiment.teacher_variables is None:
+        return pmapped
+    teacher_variables = jax_utils.replicate(experiment.teacher_variables)
+    return lambda state, batch: pmapped(state, batch, teacher_variables)
 
 
 def _pmap(step: Callable[..., Any], **kwargs: Any) -> Callable[..., Any]:
     return jax.pmap(functools.partial(step, axis_name=AXIS), axis_name=AXIS, **kwargs)
-
-
-def _lacks_evaluation(experiment: Experiment, workdir: Path, step: int) -> bool:
-    """Whether a run was stopped between a checkpoint and its evaluation."""
-    due = experiment.plan.evaluates(step)
-    lacking = due and distributed.is_main_process() and not has_evaluation(workdir / METRICS, step)
-    return distributed.any_process(lacking)
 
 
 def _stop_requested(signals: StopSignals, may_ask: bool) -> int | None:

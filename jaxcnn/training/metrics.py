@@ -47,7 +47,7 @@ class MetricsWriter:
         Args:
             step: number of steps taken so far.
             epoch: number of epochs, with its fraction.
-            split: ``"train"`` or ``"eval"``.
+            split: ``"train"``, ``"eval"`` or ``"eval_ema"``.
             **values: ``loss``, ``top1``, ...
         """
         self._file.write(_dump({"step": step, "epoch": epoch, "split": split, **values}))

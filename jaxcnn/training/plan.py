@@ -16,6 +16,7 @@ class Plan:
         log_every_steps: steps from one line of metrics to the next; an epoch ends with one too.
         evaluate_every_epochs: epochs from one evaluation to the next; the run ends with one too.
         save_every_epochs: epochs from one checkpoint to the next; the run ends with one too.
+        unfreeze_epoch: the epochs after which what is frozen trains, too; None: never.
     """
 
     steps_per_epoch: int
@@ -24,11 +25,18 @@ class Plan:
     log_every_steps: int = 100
     evaluate_every_epochs: int = 1
     save_every_epochs: int = 1
+    unfreeze_epoch: int | None = None
 
     @property
     def num_steps(self) -> int:
         """The last step."""
         return self.num_epochs * self.steps_per_epoch
+
+    @property
+    def last_frozen_step(self) -> int:
+        """The last step in which what is frozen does not train."""
+        epochs = self.num_epochs if self.unfreeze_epoch is None else self.unfreeze_epoch
+        return epochs * self.steps_per_epoch
 
     def epoch(self, step: int) -> float:
         """The number of epochs after a step, with its fraction."""

@@ -47,6 +47,7 @@ REFERENCE = Recipe(
         "num_epochs": 90,
         "learning_rate": 0.1,
         "schedule": "step",
+        "schedule_by": "epoch",
         "decay_epochs": 30,
         "decay_factor": 0.1,
         "warmup_epochs": 0.0,
@@ -108,13 +109,32 @@ RECIPES: dict[str, Recipe] = {
 
 # By dataset: settings with which a ResNet learns it well, where they differ from REFERENCE.
 DATASETS: dict[str, Settings] = {
-    "cifar10": {"batch_size": 128, "num_epochs": 200, "schedule": "cosine", "weight_decay": 5e-4},
-    "cifar100": {"batch_size": 128, "num_epochs": 200, "schedule": "cosine", "weight_decay": 5e-4},
-    "mnist": {"batch_size": 128, "num_epochs": 20, "schedule": "cosine", "learning_rate": 0.05},
+    "cifar10": {
+        "batch_size": 128,
+        "num_epochs": 200,
+        "schedule": "cosine",
+        "schedule_by": "step",
+        "weight_decay": 5e-4,
+    },
+    "cifar100": {
+        "batch_size": 128,
+        "num_epochs": 200,
+        "schedule": "cosine",
+        "schedule_by": "step",
+        "weight_decay": 5e-4,
+    },
+    "mnist": {
+        "batch_size": 128,
+        "num_epochs": 20,
+        "schedule": "cosine",
+        "schedule_by": "step",
+        "learning_rate": 0.05,
+    },
     "fashion_mnist": {
         "batch_size": 128,
         "num_epochs": 30,
         "schedule": "cosine",
+        "schedule_by": "step",
         "learning_rate": 0.05,
         "weight_decay": 5e-4,
     },
@@ -122,6 +142,7 @@ DATASETS: dict[str, Settings] = {
         "batch_size": 64,
         "num_epochs": 20,
         "schedule": "cosine",
+        "schedule_by": "step",
         "learning_rate": 0.05,
         "warmup_epochs": 1.0,
         "weight_decay": 5e-4,

@@ -15,6 +15,9 @@ from jaxcnn.training.metrics import MetricsWriter, read_metrics
 from jaxcnn.training.plan import Plan
 from jaxcnn.training.progress import Clock, Progress, warn
 
+# The splits of metrics.jsonl beside "train": evaluations of the variables, and of their average.
+EVALUATION, EMA_EVALUATION = "eval", "eval_ema"
+
 
 class Reporter:
     """Collects the metrics of steps, and writes and shows their means.
@@ -26,6 +29,9 @@ class Reporter:
         plan: the run's.
         schedule: the learning rate by step.
         start_step: the step from which the run starts.
+
+    Attributes:
+        rate_factor: what the learning rate is multiplied by, beside its schedule.
     """
 
     def __init__(self, workdir: Path, plan: Plan, schedule: Schedule, start_step: int):
@@ -36,6 +42,7 @@ class Reporter:
         self._clock = Clock(plan.batch_size)
         self._recent: list[Any] = []  # metrics of the steps since the last line, on the devices
         self._skipped = 0  # bad images since then, on this host
+        self.rate_factor = 1.0
         self.say = self._progress.say
 
     def timed_batches(self, batches: Iterator[tuple[Any, int]]) -> Iterator[Any]:
@@ -56,11 +63,11 @@ class Reporter:
         """The means over the steps since the last line; every process must call this.
 
         Returns:
-            ``loss``, ``top1`` and ``top5``, ``learning_rate``, ``skipped`` (bad images over all
-            hosts), and where steps were timed ``images_per_second`` and ``input_wait``.
+            The metrics of the steps, ``learning_rate``, ``skipped`` (bad images over all hosts),
+            and where steps were timed ``images_per_second`` and ``input_wait``.
         """
         values = _means(self._recent) | {
-            "learning_rate": float(self._schedule(step - 1)),
+            "learning_rate": float(self._schedule(step - 1)) * self.rate_factor,
             "skipped": distributed.sum_over_processes(self._skipped),
         }
         values |= self._clock.lap()
@@ -74,13 +81,16 @@ class Reporter:
             self._writer.write(step, self._plan.epoch(step), "train", **values)
         self._progress.show(step, values)
 
-    def write_evaluation(self, step: int, values: dict[str, float | int]) -> None:
+    def write_evaluation(
+        self, step: int, values: dict[str, float | int], split: str = EVALUATION
+    ) -> None:
         """Write and show the means of an evaluation."""
         epoch = step // self._plan.steps_per_epoch
         if self._writer is not None:
-            self._writer.write(step, epoch, "eval", **values)
+            self._writer.write(step, epoch, split, **values)
         self.say(
-            f"epoch {epoch}: eval loss {values['loss']:.4f}  top-1 {values['top1']:.2%}  "
+            f"epoch {epoch}: {split.replace('_', ' ')} loss {values['loss']:.4f}  "
+            f"top-1 {values['top1']:.2%}  "
             f"top-5 {values['top5']:.2%}  of {values['examples']:,} examples"
         )
 
@@ -97,9 +107,9 @@ class Reporter:
             self._writer.close()
 
 
-def has_evaluation(path: Path, step: int) -> bool:
-    """Whether a ``metrics.jsonl`` has the evaluation of a step."""
-    return any(line["step"] == step and line["split"] == "eval" for line in read_metrics(path))
+def evaluations_in(path: Path) -> dict[int, dict[str, Any]]:
+    """The evaluations in a ``metrics.jsonl``, by step."""
+    return {line["step"]: line for line in read_metrics(path) if line["split"] == EVALUATION}
 
 
 def _means(metrics: list[Any]) -> dict[str, float]:

@@ -12,6 +12,8 @@ and on one device without replicas::
     step = jax.jit(functools.partial(train_step, axis_name=None), donate_argnums=0)
 """
 
+import contextlib
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,17 +23,20 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from jaxcnn.errors import UserError
 from jaxcnn.models.classifier import Classifier
 from jaxcnn.training.augmentation import Augmentation, Normalize, to_float
+from jaxcnn.training.ema import Ema
+from jaxcnn.training.losses import Teacher, cross_entropy, scores
+from jaxcnn.training.parameters import Freeze, merge
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 AXIS = "batch"  # the mapped axis along which replicas communicate
 
-# Folded into a step's key, which is dropout's as it is, to give augmentation a key of its own.
-_AUGMENTATION = 1
+# Folded into a step's key, which is dropout's as it is, to give others keys of their own:
+# augmentation, and dropout where a batch is computed in parts.
+_AUGMENTATION, _PARTS = 1, 2
 
 
 @chex.dataclass(frozen=True)
@@ -42,13 +47,15 @@ class TrainState:
         step: number of steps taken so far, int32.
         params: the model's parameters.
         batch_stats: the running statistics of its batch norms (empty if it has none).
-        opt_state: the optimiser's state; with momentum, a tree like ``params``.
+        opt_state: the optimiser's state; with momentum, a tree like the parameters that train.
+        ema: the average of the variables, like :attr:`variables`; empty if there is none.
     """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
+    ema: Any = dataclasses.field(default_factory=dict)
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -62,6 +69,8 @@ def init_state(
     image_shape: Sequence[int],
     *,
     seed: int = 0,
+    freeze: Freeze | None = None,
+    with_ema: bool = False,
 ) -> TrainState:
     """The state before the first step.
 
@@ -70,6 +79,8 @@ def init_state(
         optimizer: the optimiser.
         image_shape: ``(1, H, W, C)``.
         seed: of the initial weights.
+        freeze: the parameters that do not train; the optimiser has no state for them.
+        with_ema: whether the state has an average of the variables.
     """
 
     @jax.jit  # with the images inside: the initial values do not depend on them, nor their size
@@ -77,12 +88,15 @@ def init_state(
         return model.init(key, jnp.zeros(image_shape, model.param_dtype))
 
     variables = init(jax.random.key(seed))
-    return TrainState(
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    trainable = params if freeze is None else freeze.split(params)[0]
+    state = TrainState(
         step=jnp.zeros((), jnp.int32),
-        params=variables["params"],
-        batch_stats=variables.get("batch_stats", {}),
-        opt_state=jax.jit(optimizer.init)(variables["params"]),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=jax.jit(optimizer.init)(trainable),
     )
+    return dataclasses.replace(state, ema=state.variables) if with_ema else state
 
 
 def normalizer(mean: Sequence[float], std: Sequence[float]) -> Normalize:
@@ -104,47 +118,6 @@ def normalizer(mean: Sequence[float], std: Sequence[float]) -> Normalize:
     return normalize
 
 
-def cross_entropy(logits: jax.Array, targets: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
-    """``torch.nn.functional.cross_entropy`` of each example, ``[N]``, in at least float32.
-
-    Args:
-        logits: ``[N, num_classes]``.
-        targets: labels ``[N]``, integers, or distributions over the classes ``[N, num_classes]``.
-        label_smoothing: the fraction of the target that is spread evenly over all classes.
-    """
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    if targets.ndim == 1:
-        targets = jax.nn.one_hot(targets, logits.shape[-1], dtype=logits.dtype)
-    elif targets.shape != logits.shape:
-        raise UserError(
-            f"Targets have shape {targets.shape}; for logits of shape {logits.shape} they must be "
-            f"labels [N] or distributions [N, num_classes]."
-        )
-    targets = targets.astype(logits.dtype)
-    return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
-
-
-def in_top_k(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
-    """Whether each example's label is among the ``k`` highest logits, ``[N]`` float32.
-
-    Of equal logits the lower class ranks higher, so that each example has exactly ``k`` guesses;
-    a label whose logit is NaN never counts.
-    """
-    own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-    classes = jnp.arange(logits.shape[-1])
-    better = ~(logits <= own) | ((logits == own) & (classes < labels[:, None]))
-    return jnp.float32(jnp.sum(better, axis=-1) < k)
-
-
-def _scores(logits: jax.Array, labels: jax.Array) -> Metrics:
-    """Loss and accuracy of each example, ``[N]``."""
-    return {
-        "loss": cross_entropy(logits, labels),
-        "top1": in_top_k(logits, labels, 1),
-        "top5": in_top_k(logits, labels, 5),
-    }
-
-
 def make_train_step(
     model: Classifier,
     optimizer: optax.GradientTransformation,
@@ -153,6 +126,11 @@ def make_train_step(
     label_smoothing: float = 0.0,
     augmentation: Augmentation | None = None,
     seed: int = 0,
+    freeze: Freeze | None = None,
+    accumulate_steps: int = 1,
+    ema: Ema | None = None,
+    teacher: Teacher | None = None,
+    log_norms: bool = False,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Make the training step of a model.
 
@@ -164,21 +142,84 @@ def make_train_step(
         augmentation: applied to the batch before the model sees it, to each replica's batch by
             itself; None: only ``normalize``.
         seed: of dropout and augmentation, with the step's number and the replica's.
+        freeze: the parameters that do not train: their gradients are not computed.
+        accumulate_steps: number of equal parts of a replica's batch, whose gradients are computed
+            one after another, to save memory. Batch norms normalise with each part's statistics,
+            and track them in turn; without batch norm the result is the same, to rounding.
+        ema: averages the variables in ``state.ema``.
+        teacher: what the step learns from beside the labels.
+        log_norms: whether the metrics have the global norms ``gradient_norm`` (over all replicas,
+            before clipping), ``parameter_norm`` (before the update) and ``update_norm``.
 
     Returns:
-        ``train_step(state, batch, *, axis_name="batch") -> (state, metrics)``. The batch is one
-        replica's ``image`` ``[N, H, W, C]`` and ``label`` ``[N]``; gradients, metrics and running
-        statistics are averaged over the replicas along ``axis_name`` (None: a single replica).
-        The loss is that of the logits plus ``model.aux_weight`` times that of each auxiliary
-        head, for the targets as mixed by the augmentation. Metrics are ``loss``, ``top1`` and
-        ``top5``, means over the batch of all replicas before the update; ``top1`` and ``top5``
-        score the augmented images against the batch's own labels, not the mixed targets.
+        ``train_step(state, batch, teacher_variables=None, *, axis_name="batch") -> (state,
+        metrics)``. The batch is one replica's ``image`` ``[N, H, W, C]`` and ``label`` ``[N]``;
+        gradients, metrics and running statistics are averaged over the replicas along
+        ``axis_name`` (None: a single replica). The loss is that of the logits plus
+        ``model.aux_weight`` times that of each auxiliary head, for the targets as mixed by the
+        augmentation. Metrics are ``loss``, ``top1`` and ``top5``, means over the batch of all
+        replicas before the update; ``top1`` and ``top5`` score the augmented images against the
+        batch's own labels, not the mixed targets.
     """
     if augmentation == Augmentation():  # all off: the same computation as without
         augmentation = None
 
+    def loss_of(
+        trainable: Any, frozen: Any, batch_stats: Any, part: Mapping[str, Any], key: jax.Array
+    ) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        """The loss of a part of a batch, and its logits and new batch statistics."""
+        with contextlib.nullcontext() if freeze is None else freeze.fixed_batch_norms():
+            outputs, mutated = model.apply(
+                {"params": merge(trainable, frozen), "batch_stats": batch_stats},
+                part["images"],
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": key},
+            )
+        logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
+        loss = jnp.mean(cross_entropy(logits, part["targets"], label_smoothing))
+        for head in auxiliary:
+            aux_loss = jnp.mean(cross_entropy(head, part["targets"], label_smoothing))
+            loss += model.aux_weight * aux_loss
+        if teacher is not None:
+            divergence = teacher.divergence(logits, part["teacher_logits"])
+            loss = (1 - teacher.weight) * loss + teacher.weight * divergence
+        return loss, (logits, mutated.get("batch_stats", {}))
+
+    def gradients_of(
+        trainable: Any, frozen: Any, batch_stats: Any, batch: Mapping[str, Any], key: jax.Array
+    ) -> tuple[jax.Array, jax.Array, Any, Any]:
+        """Loss, logits, new batch statistics and gradients of a replica's batch."""
+        grad_fn = jax.value_and_grad(loss_of, has_aux=True)
+        if accumulate_steps == 1:
+            (loss, (logits, batch_stats)), grads = grad_fn(
+                trainable, frozen, batch_stats, batch, key
+            )
+            return loss, logits, batch_stats, grads
+
+        def add(carry: tuple[Any, Any], part: Any) -> tuple[tuple[Any, Any], Any]:
+            total, batch_stats = carry
+            number, part = part
+            part_key = jax.random.fold_in(jax.random.fold_in(key, _PARTS), number)
+            (loss, (logits, batch_stats)), grads = grad_fn(
+                trainable, frozen, batch_stats, part, part_key
+            )
+            return (jax.tree.map(jnp.add, total, grads), batch_stats), (loss, logits)
+
+        parts = jax.tree.map(lambda x: x.reshape(accumulate_steps, -1, *x.shape[1:]), batch)
+        zeros = jax.tree.map(jnp.zeros_like, trainable)
+        (total, batch_stats), (losses, logits) = lax.scan(
+            add, (zeros, batch_stats), (jnp.arange(accumulate_steps), parts)
+        )
+        grads = jax.tree.map(lambda g: g / accumulate_steps, total)
+        return jnp.mean(losses), logits.reshape(-1, logits.shape[-1]), batch_stats, grads
+
     def train_step(
-        state: TrainState, batch: Batch, *, axis_name: str | None = AXIS
+        state: TrainState,
+        batch: Batch,
+        teacher_variables: Any = None,
+        *,
+        axis_name: str | None = AXIS,
     ) -> tuple[TrainState, Metrics]:
         replica = 0 if axis_name is None else lax.axis_index(axis_name)
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), state.step), replica)
@@ -190,35 +231,32 @@ def make_train_step(
             images = augmentation.images(image_key, batch["image"], normalize)
             distributions = jax.nn.one_hot(labels, model.num_classes)
             images, targets = augmentation.batch(batch_key, images, distributions)
+        whole = {"images": images, "targets": targets}
+        if teacher is not None:
+            whole["teacher_logits"] = teacher.model.apply(teacher_variables, images)
 
-        def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-            outputs, mutated = model.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                images,
-                train=True,
-                mutable=["batch_stats"],
-                rngs={"dropout": key},
-            )
-            logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
-            loss = jnp.mean(cross_entropy(logits, targets, label_smoothing))
-            for head in auxiliary:
-                aux_loss = jnp.mean(cross_entropy(head, targets, label_smoothing))
-                loss += model.aux_weight * aux_loss
-            return loss, (logits, mutated.get("batch_stats", {}))
-
-        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, (logits, batch_stats)), grads = grad_fn(state.params)
-        scores = {name: jnp.mean(score) for name, score in _scores(logits, labels).items()}
-        metrics = scores | {"loss": loss}
+        trainable, frozen = (state.params, {}) if freeze is None else freeze.split(state.params)
+        loss, logits, batch_stats, grads = gradients_of(
+            trainable, frozen, state.batch_stats, whole, key
+        )
+        metrics = {name: jnp.mean(score) for name, score in scores(logits, labels).items()}
+        metrics["loss"] = loss
         if axis_name is not None:
             grads, batch_stats, metrics = lax.pmean((grads, batch_stats, metrics), axis_name)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        new_state = TrainState(
+        updates, opt_state = optimizer.update(grads, state.opt_state, trainable)
+        if log_norms:
+            norms = {"gradient_norm": grads, "parameter_norm": trainable, "update_norm": updates}
+            metrics |= {name: optax.tree.norm(tree) for name, tree in norms.items()}
+        new_state = dataclasses.replace(
+            state,
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=merge(optax.apply_updates(trainable, updates), frozen),
             batch_stats=batch_stats,
             opt_state=opt_state,
         )
+        if ema is not None:
+            average = ema.update(state.ema, new_state.variables, state.step)
+            new_state = dataclasses.replace(new_state, ema=average)
         return new_state, metrics
 
     return train_step
@@ -259,7 +297,7 @@ def make_eval_step(
         sums = {
             # where, not a product: a NaN on padding must not spoil the sum
             name: jnp.sum(jnp.where(counts, score, 0))
-            for name, score in _scores(logits, batch["label"]).items()
+            for name, score in scores(logits, batch["label"]).items()
         }
         sums["examples"] = jnp.sum(counts, dtype=jnp.int32)
         return sums if axis_name is None else lax.psum(sums, axis_name)

@@ -1,0 +1,34 @@
+"""Configuration: every key, what it may be, and how open keys are filled in.
+
+A config file (``configs/NAME.py``) gives :func:`open_config`, in which most keys are ``None``:
+open. Once the flags are read, :func:`resolve` fills them in from the model's recipe and the
+dataset's preset, so that ``--config.model`` and ``--config.dataset`` bring their own settings, and
+:func:`validate` checks the result. :func:`jaxcnn.training.build.build` makes objects of it; nothing
+below that sees a config.
+
+* :mod:`~jaxcnn.training.config.keys`: the table of all keys. To add one, add an entry to ``KEYS``
+  (and use it in ``build``).
+* :mod:`~jaxcnn.training.config.resolve`: open configs, and what fills them in.
+* :mod:`~jaxcnn.training.config.validate`: what is refused before anything starts.
+* :mod:`~jaxcnn.training.config.export`: configs and the table in other forms.
+"""
+
+from jaxcnn.training.config.export import as_json, digest, markdown_table, run_name
+from jaxcnn.training.config.keys import KEYS, RESUMABLE, Key
+from jaxcnn.training.config.resolve import open_config, resolve
+from jaxcnn.training.config.validate import host_memory, validate, validate_data
+
+__all__ = [
+    "KEYS",
+    "RESUMABLE",
+    "Key",
+    "as_json",
+    "digest",
+    "host_memory",
+    "markdown_table",
+    "open_config",
+    "resolve",
+    "run_name",
+    "validate",
+    "validate_data",
+]
