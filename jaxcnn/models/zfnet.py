@@ -17,7 +17,8 @@ from jaxcnn.models.registry import Builder
 
 __all__ = ["ZFNet", "zfnet"]
 
-# Section 3: initial weights have standard deviation 0.01, initial biases are zero.
+# Section 3 has weights initialised "to 10^-2" and biases to zero. Equal filters would stay equal:
+# 0.01 is the standard deviation here, and the constant with ``weight_init=0.01``.
 _conv, _linear = (
     partial(layer, kernel_init=nn.initializers.normal(0.01), bias_init=nn.initializers.zeros)
     for layer in (Conv, Linear)

@@ -10,6 +10,8 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
+import torch
+import torchvision
 from compare import LOGITS, images, jit, randomize, worst_logits_error
 from torch import nn
 
@@ -34,6 +36,7 @@ def assert_same_logits(
     module: nn.Module,
     shape: tuple[int, ...],
     names: dict[str, str] | None = None,
+    norms_of_branch: str = r"$^()",
 ) -> None:
     """Compare both modes on random weights.
 
@@ -42,8 +45,9 @@ def assert_same_logits(
         module: torch's.
         shape: of the images, ``[N, C, H, W]``.
         names: patterns in torch's names, with what our names have in their place.
+        norms_of_branch: see :func:`compare.randomize`.
     """
-    randomize(module.double(), seed=0)
+    randomize(module.double(), seed=0, norms_of_branch=norms_of_branch)
     model = model.clone(input_size=shape[2])
 
     def renamed(name: str) -> str:
@@ -92,9 +96,9 @@ def torch_alexnet(widths, channels: int, padding: int, size: int) -> nn.Module:
     ("widths", "channels", "padding", "pixels"),
     [
         ((96, 256, 384, 384, 384), 3, 0, 67),
-        ((96, 256, 384, 384, 384), 1, 1, 65),
         ((96, 256, 384, 384, 256), 1, 1, 65),
-        ((96, 256, 384, 384, 256), 3, 2, 63),
+        pytest.param((96, 256, 384, 384, 384), 1, 1, 65, marks=pytest.mark.slow),
+        pytest.param((96, 256, 384, 384, 256), 3, 2, 63, marks=pytest.mark.slow),
     ],
 )
 def test_alexnet(widths, channels, padding, pixels):
@@ -176,95 +180,89 @@ def test_zfnet(form, norm):
 
 def test_equal_filters_of_zfnet_stay_equal():
     """The docs warn of it: with biases of zero too, a constant initial weight is no start."""
-    model = create_model("zfnet", weight_init=0.01, local_response_norm=False, dropout=0.0)
-    x = jnp.asarray(images(2, 53, 53, 3))
+    model = models.zfnet(weight_init=0.01, local_response_norm=False, dropout=0.0)
+    x = jnp.asarray(images(1, 53, 53, 3), jnp.float32)
     variables = jit(model.init)(jax.random.key(0), x)
     for layer in variables["params"].values():
         assert (layer["kernel"] == 0.01).all()
         assert not layer["bias"].any()
 
-    def loss(conv1, others):
-        logits = model.apply({"params": {**others, "conv1": conv1}}, x)
-        return -jax.nn.log_softmax(logits)[:, 0].sum()
+    def logit(conv1, others):
+        return model.apply({"params": {**others, "conv1": conv1}}, x)[0, 0]
 
-    gradient = jit(jax.grad(loss))(variables["params"]["conv1"], variables["params"])["kernel"]
+    gradient = jit(jax.grad(logit))(variables["params"]["conv1"], variables["params"])["kernel"]
     assert abs(gradient).max() > 0
-    assert abs(gradient - gradient[..., :1]).max() <= 1e-12 * abs(gradient).max()
+    assert abs(gradient - gradient[..., :1]).max() <= 1e-5 * abs(gradient).max()
 
 
-def vgg_block(num_convs: int, in_channels: int, out_channels: int) -> list[nn.Module]:
-    layers = []
-    for _ in range(num_convs):
-        layers += [nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1), nn.ReLU()]
-        in_channels = out_channels
-    return [*layers, nn.MaxPool2d(kernel_size=2, stride=2)]
+def vgg_block(convolutions: int, inputs: int, channels: int) -> list[nn.Module]:
+    first, *rest = (
+        [nn.Conv2d(width, channels, 3, padding=1), nn.ReLU()]
+        for width in (inputs, *[channels] * (convolutions - 1))
+    )
+    return [*first, *itertools.chain(*rest), nn.MaxPool2d(2)]
 
 
-@pytest.mark.parametrize("arch", [((1, 16), (1, 32)), ((2, 8), (1, 12))])
-def test_vgg_from_tuples(arch):
+def test_vgg_from_tuples():
+    blocks = ((2, 8), (1, 12))
     # The book flattens the last map, which 28x28 pixels make 7x7: torchvision's pooling keeps it.
-    inputs = [1, *(channels for _, channels in arch)]
-    blocks = [vgg_block(n, before, c) for (n, c), before in zip(arch, inputs, strict=False)]
+    inputs = (1, *(channels for _, channels in blocks))
+    features = [vgg_block(n, before, c) for (n, c), before in zip(blocks, inputs, strict=False)]
     module = named(
-        features=nn.Sequential(*itertools.chain(*blocks)),
+        features=nn.Sequential(*itertools.chain(*features)),
         flatten=nn.Flatten(),
         classifier=nn.Sequential(
-            *(nn.Linear(arch[-1][1] * 7 * 7, 4096), nn.ReLU(), nn.Identity()),
+            *(nn.Linear(blocks[-1][1] * 7 * 7, 4096), nn.ReLU(), nn.Identity()),
             *(nn.Linear(4096, 4096), nn.ReLU(), nn.Identity()),
             nn.Linear(4096, CLASSES),
         ),
     )
-    model = create_model("vgg", blocks=arch, dropout=0.0)
+    model = create_model("vgg", blocks=blocks, dropout=0.0)
     assert_same_logits(model, module, (2, 1, 28, 28))
 
 
 class ResNeXtBlock(nn.Module):
-    """Section 8.6.5: all convolutions have biases; ``groups`` is the channels per group."""
+    """A residual bottleneck, grouped, whose convolutions have biases.
 
-    def __init__(self, inputs, num_channels, groups, bot_mul, use_1x1conv=False, strides=1):
+    Without a stride the shortcut is the identity.
+    """
+
+    def __init__(self, inputs: int, bottleneck: int, width: int, groups: int, stride: int = 0):
         super().__init__()
-        bot_channels = round(num_channels * bot_mul)
-        self.conv1 = nn.Conv2d(inputs, bot_channels, kernel_size=1, stride=1)
-        self.conv2 = nn.Conv2d(
-            *(bot_channels, bot_channels),
-            kernel_size=3,
-            stride=strides,
-            padding=1,
-            groups=bot_channels // groups,
+        self.branch = nn.Sequential(
+            *(nn.Conv2d(inputs, bottleneck, 1), nn.BatchNorm2d(bottleneck), nn.ReLU()),
+            nn.Conv2d(bottleneck, bottleneck, 3, max(stride, 1), padding=1, groups=groups),
+            *(nn.BatchNorm2d(bottleneck), nn.ReLU()),
+            *(nn.Conv2d(bottleneck, width, 1), nn.BatchNorm2d(width)),
         )
-        self.conv3 = nn.Conv2d(bot_channels, num_channels, kernel_size=1, stride=1)
-        self.bn1 = nn.BatchNorm2d(bot_channels)
-        self.bn2 = nn.BatchNorm2d(bot_channels)
-        self.bn3 = nn.BatchNorm2d(num_channels)
-        self.conv4 = None
-        if use_1x1conv:
-            self.conv4 = nn.Conv2d(inputs, num_channels, kernel_size=1, stride=strides)
-            self.bn4 = nn.BatchNorm2d(num_channels)
+        self.shortcut = nn.Sequential()
+        if stride:
+            self.shortcut.append(nn.Conv2d(inputs, width, 1, stride))
+            self.shortcut.append(nn.BatchNorm2d(width))
 
     def forward(self, x):
-        y = nn.functional.relu(self.bn1(self.conv1(x)))
-        y = nn.functional.relu(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(y))
-        if self.conv4 is not None:
-            x = self.bn4(self.conv4(x))
-        return nn.functional.relu(y + x)
+        return (self.branch(x) + self.shortcut(x)).relu()
+
+
+# The branch's layers in our ResNets and AnyNets.
+RESNET = {"0": "conv1", "1": "bn1", "3": "conv2", "4": "bn2", "6": "conv3", "7": "bn3"}
+ANYNET = {"0": "f.a.0", "1": "f.a.1", "3": "f.b.0", "4": "f.b.1", "6": "f.c.0", "7": "f.c.1"}
 
 
 def test_resnet_with_biases():
-    def stage(inputs: int, width: int, strides: int) -> nn.Module:
-        # The bottleneck's eight groups, as in ResNeXt, by their channels.
-        return nn.Sequential(ResNeXtBlock(inputs, width, width // 32, 0.25, True, strides))
+    def stage(inputs: int, planes: int, stride: int) -> nn.Sequential:
+        return nn.Sequential(ResNeXtBlock(inputs, planes, 4 * planes, 8, stride))
 
     module = named(
-        conv1=nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3),
+        conv1=nn.Conv2d(1, 64, 7, stride=2, padding=3),
         bn1=nn.BatchNorm2d(64),
         relu=nn.ReLU(),
-        pool=nn.MaxPool2d(kernel_size=3, stride=2, padding=1),
-        layer1=nn.Sequential(*stage(64, 256, 1), ResNeXtBlock(256, 256, 8, 0.25)),
-        layer2=stage(256, 512, 2),
-        layer3=stage(512, 1024, 2),
-        layer4=stage(1024, 2048, 2),
-        gap=nn.AdaptiveAvgPool2d((1, 1)),
+        pool=nn.MaxPool2d(3, stride=2, padding=1),
+        layer1=nn.Sequential(*stage(64, 64, 1), ResNeXtBlock(256, 64, 256, 8)),
+        layer2=stage(256, 128, 2),
+        layer3=stage(512, 256, 2),
+        layer4=stage(1024, 512, 2),
+        average=nn.AdaptiveAvgPool2d(1),
         flatten=nn.Flatten(),
         fc=nn.Linear(2048, CLASSES),
     )
@@ -277,33 +275,39 @@ def test_resnet_with_biases():
         num_classes=CLASSES,
         param_dtype=jnp.float64,
     )
-    names = {"conv4": "downsample.0", "bn4": "downsample.1"}
-    assert_same_logits(model, module, (2, 1, 32, 32), names)
+    names = {rf"branch\.{i}": name for i, name in RESNET.items()} | {"shortcut": "downsample"}
+    assert_same_logits(model, module, (4, 1, 48, 48), names, r"(.*)\.branch\.\d$")
+
+
+@pytest.mark.slow
+def test_resnet18_with_biases():
+    """Basic blocks have them too: ours are torchvision's, given biases that are not zero."""
+    module = torchvision.models.resnet18(num_classes=CLASSES)
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.bias = nn.Parameter(torch.zeros(layer.out_channels))
+    model = create_model("resnet18", conv_bias=True)
+    assert_same_logits(model, module, (2, 3, 65, 65), norms_of_branch=r"(layer\d\.\d)\.bn\d$")
 
 
 def test_anynet_with_biases():
-    """Section 8.8, RegNetX-32, with fewer blocks."""
+    """The book's RegNet (section 8.8) with fewer blocks."""
     module = named(
-        stem=nn.Sequential(
-            nn.Conv2d(1, 32, kernel_size=3, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU()
-        ),
-        stage1=nn.Sequential(ResNeXtBlock(32, 32, 16, 1, True, 2), ResNeXtBlock(32, 32, 16, 1)),
-        stage2=nn.Sequential(ResNeXtBlock(32, 80, 16, 1, True, 2)),
-        gap=nn.AdaptiveAvgPool2d((1, 1)),
+        stem=nn.Sequential(nn.Conv2d(1, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU()),
+        stage1=nn.Sequential(ResNeXtBlock(32, 32, 32, 2, 2), ResNeXtBlock(32, 32, 32, 2)),
+        stage2=nn.Sequential(ResNeXtBlock(32, 80, 80, 5, 2)),
+        average=nn.AdaptiveAvgPool2d(1),
         flatten=nn.Flatten(),
         fc=nn.Linear(80, CLASSES),
     )
     model = create_model(
         "anynet", depths=(2, 1), widths=(32, 80), group_widths=(16, 16), conv_bias=True
     )
-    names = {
+    names = {rf"branch\.{i}": name for i, name in ANYNET.items()} | {
+        "shortcut": "proj",
         r"stage(\d)\.(\d)": r"trunk_output.block\1.block\1-\2",
-        **{f"conv{i}": f"f.{letter}.0" for i, letter in enumerate("abc", 1)},
-        **{f"bn{i}": f"f.{letter}.1" for i, letter in enumerate("abc", 1)},
-        "conv4": "proj.0",
-        "bn4": "proj.1",
     }
-    assert_same_logits(model, module, (3, 1, 28, 28), names)
+    assert_same_logits(model, module, (4, 1, 28, 28), names, r"(.*)\.branch\.\d$")
 
 
 @pytest.mark.parametrize(
