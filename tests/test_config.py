@@ -123,6 +123,44 @@ def test_a_number_is_an_initializer_on_the_command_line(root):
     assert make_model(config, num_classes=10).weight_init == 0.01
 
 
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections'
+@pytest.mark.parametrize(
+    ("model", "arguments"),
+    [
+        ("vgg", {"blocks": ((1, 16), (1, 32), (2, 64))}),
+        (
+            "alexnet_original",
+            {
+                "widths": (96, 256, 384, 384, 384),
+                "first_padding": 1,
+                "two_columns": False,
+                "local_response_norm": False,
+                "weight_init": "xavier_uniform",
+                "initial_bias": 0.0,
+            },
+        ),
+        ("zfnet", {"local_response_norm": False, "weight_init": 0.01}),
+        ("zfnet", {"lrn_size": 9, "lrn_alpha": 0.5, "lrn_beta": 0.5, "lrn_k": 1.0}),
+        ("resnext50_32x4d", {"conv_bias": True}),
+        (
+            "anynet",
+            {"depths": (4, 6), "widths": (32, 80), "group_widths": (16, 16), "conv_bias": True},
+        ),
+    ],
+    ids=["vgg", "alexnet_original", "zfnet without normalisation", "zfnet", "resnext", "anynet"],
+)
+def test_textbook_forms_are_built_from_the_command_line(model, arguments, root):
+    values = flags.FlagValues()
+    argv = ["train.py", f"--config={root}/configs/{model}.py:digits"]
+    argv += [f"--config.model_args.{name}={value}" for name, value in arguments.items()]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    values(argv)
+    config = resolve(values.config)
+    assert arguments.items() <= config.model_args.to_dict().items()
+    network = make_model(config, num_classes=10)
+    assert {name: getattr(network, name) for name in arguments} == arguments
+
+
 def test_resolving_changes_nothing_that_is_resolved():
     config = changed("vgg11", "cifar10")
     assert as_json(resolve(config)) == as_json(config)

@@ -5,36 +5,54 @@ networks". torchvision's ``alexnet`` is the narrower network of Krizhevsky's lat
 trick for parallelizing convolutional neural networks" (2014).
 """
 
+import math
+from collections.abc import Sequence
 from functools import partial
 from typing import ClassVar
 
 import jax
 from flax import linen as nn
 
+from jaxcnn.errors import UserError
 from jaxcnn.models.classifier import Classifier
 from jaxcnn.models.layers import Conv, Dropout, Linear, MaxPool, flatten, local_response_norm
 from jaxcnn.models.registry import Builder
 
 __all__ = ["AlexNetOriginal", "alexnet_original"]
 
-# Section 5: initial weights are normal with standard deviation 0.01; initial biases are one in
-# convolutions 2, 4 and 5 and the hidden dense layers, so that their ReLUs have positive inputs, and
-# zero elsewhere.
+# Section 5: initial weights are normal with standard deviation 0.01.
 _normal = nn.initializers.normal(0.01)
-_zeros, _ones = nn.initializers.zeros, nn.initializers.ones
+_zeros = nn.initializers.zeros
 
 
 class AlexNetOriginal(Classifier):
     """Five convolutions and three dense layers (figure 2), for images of 227x227 pixels.
 
-    The paper says 224, which does not give its 55x55 map without padding; its code used 227.
+    The paper says 224, which does not give its 55x55 map without padding; its code used 227. The
+    AlexNet of textbooks has neither normalisation nor columns, as in Zhang, Lipton, Li and Smola,
+    "Dive into deep learning", section 8.1::
+
+        models.alexnet_original(
+            two_columns=False,
+            local_response_norm=False,
+            first_padding=1,
+            weight_init="xavier_uniform",
+            initial_bias=0.0,
+        )
 
     Attributes:
+        widths: output channels of the five convolutions.
+        first_padding: padding of the first convolution, in pixels. The textbooks have 0, 1 or 2;
+            2 gives the paper's maps for images of 224x224 pixels.
         two_columns: whether convolutions 2, 4 and 5 are split into two groups, which the paper
             keeps on two GPUs (section 3.2).
-        local_response_norm: whether the first two layers are normalised (section 3.3). Without
-            normalisation and columns this is the AlexNet of textbooks.
+        local_response_norm: whether the first two layers are normalised (section 3.3).
         dropout: dropout rate of the inputs of the first two dense layers (section 4.2).
+        initial_bias: initial bias of convolutions 2, 4 and 5 and of the hidden dense layers, so
+            that their ReLUs have positive inputs (section 5); the other biases are zero.
+
+    Raises:
+        UserError: for invalid widths, or an invalid ``first_padding`` or ``initial_bias``.
     """
 
     first_conv: ClassVar[str] = "conv1"
@@ -44,28 +62,58 @@ class AlexNetOriginal(Classifier):
     )
 
     input_size: int = 227
+    widths: Sequence[int] = (96, 256, 384, 384, 256)
+    first_padding: int = 0
     two_columns: bool = True
     local_response_norm: bool = True
     dropout: float = 0.5
+    initial_bias: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the arguments of the textbooks' forms."""
+        _check_widths(self.widths)
+        if type(self.first_padding) is not int or self.first_padding < 0:
+            raise UserError(
+                f"first_padding={self.first_padding!r} is not a number of pixels; use an integer "
+                "of at least 0, for example 1."
+            )
+        if type(self.initial_bias) not in (int, float) or not math.isfinite(self.initial_bias):
+            raise UserError(
+                f"initial_bias={self.initial_bias!r} is not a number; use, for example, 0.0."
+            )
+        super().__post_init__()
 
     @nn.compact
     def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Map ``[N, 227, 227, C]`` to ``[N, num_classes]``."""
         columns = 2 if self.two_columns else 1
+        constant = nn.initializers.constant(self.initial_bias)
+        maps = self.widths
         conv, linear = (partial(layer, kernel_init=_normal) for layer in (Conv, Linear))
 
-        x = nn.relu(conv(96, 11, stride=4, bias_init=_zeros, name="conv1")(x))
+        conv1 = conv(
+            maps[0], 11, stride=4, padding=self.first_padding, bias_init=_zeros, name="conv1"
+        )
+        x = nn.relu(conv1(x))
         x = MaxPool(3, 2, name="pool1")(self.normalized(x))
-        x = conv(256, 5, padding=2, groups=columns, bias_init=_ones, name="conv2")(x)
+        x = conv(maps[1], 5, padding=2, groups=columns, bias_init=constant, name="conv2")(x)
         x = MaxPool(3, 2, name="pool2")(self.normalized(nn.relu(x)))
-        x = nn.relu(conv(384, 3, padding=1, bias_init=_zeros, name="conv3")(x))
-        x = nn.relu(conv(384, 3, padding=1, groups=columns, bias_init=_ones, name="conv4")(x))
-        x = nn.relu(conv(256, 3, padding=1, groups=columns, bias_init=_ones, name="conv5")(x))
+        x = nn.relu(conv(maps[2], 3, padding=1, bias_init=_zeros, name="conv3")(x))
+        for layer in (4, 5):
+            conv3x3 = conv(
+                maps[layer - 1],
+                3,
+                padding=1,
+                groups=columns,
+                bias_init=constant,
+                name=f"conv{layer}",
+            )
+            x = nn.relu(conv3x3(x))
         x = flatten(MaxPool(3, 2, name="pool5")(x))
 
         for name in ("fc6", "fc7"):
             x = Dropout(self.dropout)(x, train)
-            x = nn.relu(linear(4096, bias_init=_ones, name=name)(x))
+            x = nn.relu(linear(4096, bias_init=constant, name=name)(x))
         return linear(self.num_classes, bias_init=_zeros, name="fc8")(x)
 
     def normalized(self, x: jax.Array) -> jax.Array:
@@ -76,6 +124,18 @@ class AlexNetOriginal(Classifier):
         if not self.local_response_norm:
             return x
         return local_response_norm(x, 5, alpha=1e-4, beta=0.75, k=2)
+
+
+def _check_widths(widths: Sequence[int]) -> None:
+    if (
+        not isinstance(widths, Sequence)
+        or len(widths) != 5
+        or not all(type(width) is int and width > 0 for width in widths)
+    ):
+        raise UserError(
+            f"widths={widths!r} are not five positive integers, the output channels of the "
+            "convolutions; use, for example, (96, 256, 384, 384, 256)."
+        )
 
 
 alexnet_original = Builder(

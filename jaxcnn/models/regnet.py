@@ -154,6 +154,7 @@ class XBlock(Module):
             None or 0: no squeeze-and-excitation.
         norm_layer: factory of the norms.
         activation: after each convolution, and after the addition.
+        conv_bias: whether the convolutions have biases, which start at zero.
     """
 
     width: int
@@ -163,6 +164,7 @@ class XBlock(Module):
     se_ratio: float | None = None
     norm_layer: LayerFactory = BatchNorm
     activation: Activation = nn.relu
+    conv_bias: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -176,7 +178,12 @@ class XBlock(Module):
                 f"bottleneck ratio {self.bottleneck_ratio}), which is not divisible by the group "
                 f"width, {self.group_width}; use a group width that divides it."
             )
-        conv = partial(ConvNormActivation, norm_layer=self.norm_layer, activation=self.activation)
+        conv = partial(
+            ConvNormActivation,
+            norm_layer=self.norm_layer,
+            activation=self.activation,
+            use_bias=self.conv_bias,
+        )
         project = partial(conv, self.width, 1, activation=None)
         layers: list[tuple[str, LayerFactory]] = [
             ("a", partial(conv, bottleneck, 1)),
@@ -224,6 +231,8 @@ class AnyNet(Classifier):
         norm_layer: see :func:`~jaxcnn.models.layers.norm_factory`; None:
             :class:`~jaxcnn.models.layers.BatchNorm`.
         activation: None: ``flax.linen.relu``.
+        conv_bias: whether the convolutions of the default stem and blocks have biases, as in
+            textbooks; they start at zero. torchvision's have none.
     """
 
     first_conv: ClassVar[str] = "stem.0"
@@ -241,16 +250,20 @@ class AnyNet(Classifier):
     block_type: LayerFactory | None = None
     norm_layer: LayerFactory | None = None
     activation: Activation | None = None
+    conv_bias: bool = False
 
     @nn.compact
     def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Map ``[N, H, W, C]`` to ``[N, num_classes]``."""
-        stem = self.stem_type or partial(ConvNormActivation, kernel_size=3, stride=2)
+        stem = self.stem_type or partial(
+            ConvNormActivation, kernel_size=3, stride=2, use_bias=self.conv_bias
+        )
         common = {
             "norm_layer": self.norm_layer or BatchNorm,
             "activation": self.activation or nn.relu,
         }
-        block = partial(self.block_type or XBlock, se_ratio=self.se_ratio, **common)
+        block = self.block_type or partial(XBlock, conv_bias=self.conv_bias)
+        block = partial(block, se_ratio=self.se_ratio, **common)
 
         x = stem(self.stem_width, name="stem", **common)(x, train)
         body = [(f"block{i}", self._stage(i, block, *s)) for i, s in enumerate(self._stages(), 1)]

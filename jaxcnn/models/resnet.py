@@ -43,8 +43,7 @@ __all__ = [
     "wide_resnet101_2",
 ]
 
-# Without bias, because a norm follows.
-ResConv = partial(Conv, use_bias=False, kernel_init=kaiming_normal_fan_out)
+_Conv = partial(Conv, kernel_init=kaiming_normal_fan_out)
 
 
 class Block(Module):
@@ -60,6 +59,7 @@ class Block(Module):
         norm_layer: factory of the norms.
         zero_init_residual: whether the last norm's initial scale is zero, which makes the block
             the identity.
+        conv_bias: whether the convolutions have biases.
     """
 
     expansion: ClassVar[int]
@@ -72,12 +72,18 @@ class Block(Module):
     dilation: int = 1
     norm_layer: LayerFactory = BatchNorm
     zero_init_residual: bool = False
+    conv_bias: bool = False
+
+    @property
+    def conv(self) -> LayerFactory:
+        """The factory of the block's convolutions."""
+        return partial(_Conv, use_bias=self.conv_bias)
 
     def shortcut(self, x: jax.Array, train: bool) -> jax.Array:
         """The identity, or a projection where the shape changes."""
         if not self.downsample:
             return x
-        projection = partial(ResConv, self.planes * self.expansion, 1, stride=self.stride)
+        projection = partial(self.conv, self.planes * self.expansion, 1, stride=self.stride)
         return Sequential((projection, self.norm_layer), name="downsample")(x, train)
 
     def last_norm(self, name: str) -> nn.Module:
@@ -100,9 +106,9 @@ class BasicBlock(Block):
                 "ResNets with basic blocks (resnet18, resnet34) support only groups=1, "
                 "width_per_group=64 and no dilation; use resnet50 or a deeper one."
             )
-        y = ResConv(self.planes, 3, stride=self.stride, padding=1, name="conv1")(x)
+        y = self.conv(self.planes, 3, stride=self.stride, padding=1, name="conv1")(x)
         y = nn.relu(self.norm_layer(name="bn1")(y, train))
-        y = ResConv(self.planes, 3, padding=1, name="conv2")(y)
+        y = self.conv(self.planes, 3, padding=1, name="conv2")(y)
         y = self.last_norm("bn2")(y, train)
         return nn.relu(y + self.shortcut(x, train))
 
@@ -117,7 +123,7 @@ class Bottleneck(Block):
         """Map ``[N, H, W, C]`` to ``[N, H / stride, W / stride, 4 * planes]``."""
         width = int(self.planes * (self.base_width / 64)) * self.groups
         conv2 = partial(
-            ResConv,
+            self.conv,
             width,
             3,
             stride=self.stride,
@@ -125,11 +131,11 @@ class Bottleneck(Block):
             dilation=self.dilation,
             groups=self.groups,
         )
-        y = ResConv(width, 1, name="conv1")(x)
+        y = self.conv(width, 1, name="conv1")(x)
         y = nn.relu(self.norm_layer(name="bn1")(y, train))
         y = conv2(name="conv2")(y)
         y = nn.relu(self.norm_layer(name="bn2")(y, train))
-        y = ResConv(self.planes * self.expansion, 1, name="conv3")(y)
+        y = self.conv(self.planes * self.expansion, 1, name="conv3")(y)
         y = self.last_norm("bn3")(y, train)
         return nn.relu(y + self.shortcut(x, train))
 
@@ -150,6 +156,8 @@ class ResNet(Classifier):
             becomes a dilation; None: for none of them.
         norm_layer: see :func:`~jaxcnn.models.layers.norm_factory`; with ``zero_init_residual`` it
             is called with ``scale_init``, too. None: :class:`~jaxcnn.models.layers.BatchNorm`.
+        conv_bias: whether the convolutions have biases, as in textbooks. torchvision's have none,
+            because the norm that follows subtracts them.
     """
 
     first_conv: ClassVar[str] = "conv1"
@@ -163,6 +171,7 @@ class ResNet(Classifier):
     width_per_group: int = 64
     replace_stride_with_dilation: Sequence[bool] | None = None
     norm_layer: LayerFactory | None = None
+    conv_bias: bool = False
 
     @nn.compact
     def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -180,7 +189,7 @@ class ResNet(Classifier):
             )
         norm_layer = self.norm_layer or BatchNorm
 
-        x = ResConv(64, 7, stride=2, padding=3, name="conv1")(x)
+        x = _Conv(64, 7, stride=2, padding=3, use_bias=self.conv_bias, name="conv1")(x)
         x = nn.relu(norm_layer(name="bn1")(x, train))
         x = max_pool(x, 3, 2, 1)
 
@@ -196,6 +205,7 @@ class ResNet(Classifier):
                 base_width=self.width_per_group,
                 norm_layer=norm_layer,
                 zero_init_residual=self.zero_init_residual,
+                conv_bias=self.conv_bias,
             )
             changes_shape = stride != 1 or x.shape[-1] != planes * self.block.expansion
             first = partial(block, stride=stride, downsample=changes_shape, dilation=first_dilation)

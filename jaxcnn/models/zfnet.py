@@ -3,25 +3,26 @@
 Zeiler and Fergus 2013, "Visualizing and understanding convolutional networks", figure 3.
 """
 
+import math
 from functools import partial
 from typing import ClassVar
 
 import jax
 from flax import linen as nn
 
+from jaxcnn.errors import UserError
 from jaxcnn.models.classifier import Classifier
 from jaxcnn.models.layers import Conv, Dropout, Linear, MaxPool, flatten, local_response_norm
 from jaxcnn.models.registry import Builder
 
 __all__ = ["ZFNet", "zfnet"]
 
-# Section 3: initial weights have standard deviation 0.01, initial biases are zero.
+# Section 3 has weights initialised "to 10^-2" and biases to zero. Equal filters would stay equal:
+# 0.01 is the standard deviation here, and the constant with ``weight_init=0.01``.
 _conv, _linear = (
     partial(layer, kernel_init=nn.initializers.normal(0.01), bias_init=nn.initializers.zeros)
     for layer in (Conv, Linear)
 )
-# "Normalised across feature maps" with AlexNet's constants.
-_contrast = partial(local_response_norm, size=5, alpha=1e-4, beta=0.75, k=2)
 
 
 class ZFNet(Classifier):
@@ -35,7 +36,17 @@ class ZFNet(Classifier):
     Attributes:
         wide: whether layers 3 to 5 have 512, 1024 and 512 channels instead of 384, 384 and 256
             (table 3).
+        local_response_norm: whether the first two layers are normalised "across feature maps".
+        lrn_size: number of neighbouring channels that the normalisation sums over, the n of
+            AlexNet's paper; this and the next three are the arguments of
+            ``torch.nn.LocalResponseNorm``, by default with AlexNet's values.
+        lrn_alpha: weight of the sum of squares, which is divided by ``lrn_size``.
+        lrn_beta: exponent.
+        lrn_k: constant that is added to the sum, so that it is never zero.
         dropout: dropout rate after each hidden dense layer.
+
+    Raises:
+        UserError: for constants of the normalisation that are out of range.
     """
 
     first_conv: ClassVar[str] = "conv1"
@@ -45,21 +56,48 @@ class ZFNet(Classifier):
     )
 
     wide: bool = False
+    local_response_norm: bool = True
+    lrn_size: int = 5
+    lrn_alpha: float = 1e-4
+    lrn_beta: float = 0.75
+    lrn_k: float = 2.0
     dropout: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check the constants of the local response normalisation."""
+        if type(self.lrn_size) is not int or self.lrn_size < 1:
+            raise UserError(
+                f"lrn_size={self.lrn_size!r} is not a number of channels; use a positive integer, "
+                "for example 5."
+            )
+        for name, least in (("lrn_alpha", 0), ("lrn_beta", 0), ("lrn_k", 1e-6)):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not least <= value < math.inf:
+                raise UserError(
+                    f"{name}={value!r} is not a number of at least {least}; use, for example, "
+                    f"{getattr(type(self), name)}."
+                )
+        super().__post_init__()
 
     @nn.compact
     def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Map ``[N, 224, 224, C]`` to ``[N, num_classes]``."""
         x = nn.relu(_conv(96, 7, stride=2, padding=1, name="conv1")(x))
-        x = _contrast(MaxPool(3, 2, 1, name="pool1")(x))
+        x = self.normalized(MaxPool(3, 2, 1, name="pool1")(x))
         x = nn.relu(_conv(256, 5, stride=2, name="conv2")(x))
-        x = _contrast(MaxPool(3, 2, 1, name="pool2")(x))
+        x = self.normalized(MaxPool(3, 2, 1, name="pool2")(x))
         for layer, maps in enumerate((512, 1024, 512) if self.wide else (384, 384, 256), 3):
             x = nn.relu(_conv(maps, 3, padding=1, name=f"conv{layer}")(x))
         x = flatten(MaxPool(3, 2, name="pool5")(x))
         for name in ("fc6", "fc7"):
             x = Dropout(self.dropout)(nn.relu(_linear(4096, name=name)(x)), train)
         return _linear(self.num_classes, name="fc8")(x)
+
+    def normalized(self, x: jax.Array) -> jax.Array:
+        """Local response normalisation with the given constants, or the identity."""
+        if not self.local_response_norm:
+            return x
+        return local_response_norm(x, self.lrn_size, self.lrn_alpha, self.lrn_beta, self.lrn_k)
 
 
 zfnet = Builder("zfnet", ZFNet, "ZFNet", parameters=62_357_608, multiply_adds=1_168_032_896)

@@ -35,7 +35,8 @@ class Module(nn.Module, kw_only=True):
         param_dtype: dtype of the parameters and batch statistics; None: float32.
         weight_init: initial kernels of all convolutions and dense layers, in place of each layer's
             own: a Flax initializer, a key of ``INITIALIZERS`` (``"xavier_uniform"``, ...) or a
-            number (constant); None: each layer's own.
+            number (constant: filters that start equal get equal gradients and stay equal); None:
+            each layer's own.
         axis_name: mapped axis over which batch norms compute the statistics in training, over all
             replicas, as SyncBatchNorm; None: each replica normalises with its own batch, as with
             DistributedDataParallel.
