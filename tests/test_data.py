@@ -12,6 +12,7 @@ from photos import Photos
 from jaxcnn.data import pipeline, records
 from jaxcnn.data.images import decode
 from jaxcnn.data.pipeline import BadImageLog, EvalPreprocess, TrainPreprocess
+from jaxcnn.data.policies import POLICIES
 from jaxcnn.data.prepared import _supervised_keys
 from jaxcnn.data.presets import PRESETS, preset
 from jaxcnn.data.source import Source, open_source
@@ -180,16 +181,13 @@ def test_classes_are_the_names_of_the_label(photos, data_dir):
 # --- the stream
 
 
+def train_preprocess(source: Source, **kwargs) -> TrainPreprocess:
+    arguments = {"image_size": 32, "padding": 4, "flip": True} | kwargs
+    return TrainPreprocess(channels=source.channels, crop="pad_and_crop", fit="resize", **arguments)
+
+
 def train_stream(source: Source, **kwargs) -> list[pipeline.Batch]:
-    preprocess = TrainPreprocess(
-        image_size=32,
-        channels=source.channels,
-        crop="pad_and_crop",
-        fit="resize",
-        padding=4,
-        flip=True,
-        policy=kwargs.pop("policy", "none"),
-    )
+    preprocess = train_preprocess(source, policy=kwargs.pop("policy", "none"))
     arguments = {"batch_size": 100, "seed": 3, "start_step": 0, "num_steps": 16} | kwargs
     return list(pipeline.train_batches(source, preprocess, **arguments))
 
@@ -211,33 +209,44 @@ def test_batches_are_uint8_images_and_int32_labels(digits):
     assert batch["label"].shape == (100,) and batch["label"].dtype == np.int32
 
 
-@pytest.mark.parametrize("policy", ["none", "rand_augment", "trivial_augment_wide"])
-def test_batches_depend_on_the_seed_not_the_threads(digits, policy):
-    whole = train_stream(digits, policy=policy, threads=1)
-    assert equal(whole, train_stream(digits, policy=policy, threads=5))
-    assert not equal(whole, train_stream(digits, policy=policy, seed=4))
+STREAMS = [{}, {"repeats": 3, "replicas": 4, "image_sizes": ((0, 16), (1, 32))}]
 
 
-def test_resumed_stream_is_bit_identical(digits):
-    whole = train_stream(digits)
-    for step in (1, 14, 15):  # 14 steps are an epoch
-        assert equal(train_stream(digits, start_step=step), whole[step:])
-    assert train_stream(digits, start_step=16) == []
+@pytest.mark.parametrize(
+    "options",
+    [
+        *STREAMS,
+        *({"policy": policy, "num_steps": 2} for policy in POLICIES),
+    ],
+)
+def test_batches_depend_on_the_seed_not_the_threads(digits, options):
+    whole = train_stream(digits, threads=1, **options)
+    assert equal(whole, train_stream(digits, threads=5, **options))
+    assert not equal(whole, train_stream(digits, seed=4, **options))
+
+
+@pytest.mark.parametrize("options", STREAMS)
+def test_resumed_stream_is_bit_identical(digits, options):
+    whole = train_stream(digits, **options)
+    for step in (1, 12, 14):  # 14 steps are an epoch, 12 with repeats
+        assert equal(train_stream(digits, start_step=step, **options), whole[step:])
+    assert train_stream(digits, start_step=16, **options) == []
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
 @pytest.mark.parametrize("start_step", [0, 5])
-def test_hosts_together_have_the_stream_of_one_host(digits, hosts, start_step):
+@pytest.mark.parametrize("options", STREAMS)
+def test_hosts_together_have_the_stream_of_one_host(digits, options, hosts, start_step):
     """Also after one host trained so far: no example of the epoch is lost or repeated."""
     parts = [
-        train_stream(digits, process_index=i, process_count=hosts, start_step=start_step)
+        train_stream(digits, process_index=i, process_count=hosts, start_step=start_step, **options)
         for i in range(hosts)
     ]
     together = [
         {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
         for batches in zip(*parts, strict=True)
     ]
-    assert equal(together, train_stream(digits)[start_step:])
+    assert equal(together, train_stream(digits, **options)[start_step:])
 
 
 class Recording:
@@ -264,6 +273,17 @@ def test_host_reads_only_its_own_part(digits, hosts):
     assert sorted(sum(numbers, [])) == sorted(pipeline.epoch_order(3, 0, 1438)[:1400])
 
 
+@pytest.mark.parametrize(("repeats", "row", "key"), [(1, 5, []), (3, 6, []), (3, 8, [0, 2])])
+def test_crops_are_drawn_from_seed_epoch_example_and_repeat(digits, repeats, row, key):
+    """Also by which keys, so that an older run resumes with the same images."""
+    step = pipeline.steps_per_epoch(1438, 100, repeats)  # the first of the second epoch
+    (batch,) = train_stream(digits, repeats=repeats, start_step=step, num_steps=step + 1)
+    number = pipeline.epoch_order(3, 1, 1438)[row // repeats]
+    image = decode(digits.read(number)[0], 1)
+    expected = train_preprocess(digits)(image, np.random.default_rng([3, 1, number, *key]))
+    np.testing.assert_array_equal(batch["image"][row], expected)
+
+
 def test_resumed_stream_does_not_read_skipped_steps(digits):
     source = Recording(digits)
     train_stream(source, start_step=10, num_steps=12)
@@ -288,6 +308,82 @@ def test_crops_of_an_example_change_every_epoch(digits):
 
     batches = train_stream(One(), batch_size=1, num_steps=8)
     assert len({batch["image"].tobytes() for batch in batches}) > 4
+
+
+# --- repeated augmentation
+
+
+def examples_of_rank(order: np.ndarray, repeats: int, replicas: int, rank: int) -> np.ndarray:
+    """What RASampler of torchvision's references/classification/sampler.py gives a rank.
+
+    Its extra examples, which make the ranks' parts equal, come after those that it selects.
+    """
+    selected = len(order) // 256 * 256 // replicas
+    return np.repeat(order, repeats)[rank::replicas][:selected]
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 8])
+@pytest.mark.parametrize("repeats", [2, 3, 4])
+def test_replicas_have_the_examples_of_torchvisions_ranks(digits, repeats, replicas):
+    source, batch_size = Recording(digits), 160
+    options = {"repeats": repeats, "replicas": replicas, "batch_size": batch_size}
+    train_stream(source, threads=1, num_steps=16, **options)
+    rows = np.reshape(source.read_numbers, (2, 8, replicas, batch_size // replicas))
+    for epoch, rank in itertools.product(range(2), range(replicas)):
+        order = pipeline.epoch_order(3, epoch, 1438)
+        expected = examples_of_rank(order, repeats, replicas, rank)
+        np.testing.assert_array_equal(rows[epoch, :, rank].ravel(), expected)
+
+
+def test_repeats_of_an_example_have_their_own_crops(digits):
+    (batch,) = train_stream(digits, repeats=4, batch_size=256, num_steps=1)
+    images = batch["image"].reshape(64, 4, -1)
+    assert np.mean([len(np.unique(repeats, axis=0)) for repeats in images]) > 3.8
+    (once,) = train_stream(digits, batch_size=64, num_steps=1)
+    np.testing.assert_array_equal(images[:, 0], once["image"].reshape(64, -1))
+    np.testing.assert_array_equal(batch["label"], np.repeat(once["label"], 4))
+
+
+def test_bad_image_is_replaced_in_every_repeat(digits):
+    bad = int(pipeline.epoch_order(3, 0, digits.num_examples)[2])
+    (batch,) = train_stream(Damaged(digits, {bad}), repeats=3, num_steps=1)
+    assert np.flatnonzero(batch["skipped"]).tolist() == [6, 7, 8]
+    assert len(np.unique(batch["image"][6:9], axis=0)) == 3
+
+
+@pytest.mark.parametrize(
+    ("num_examples", "batch_size", "repeats", "steps"),
+    [
+        (1438, 100, 1, 14),
+        (1438, 100, 2, 12),
+        (1438, 160, 3, 8),
+        (1_281_167, 1024, 1, 1251),
+        (1_281_167, 1000, 1, 1281),
+        (1_281_167, 1000, 4, 1281),
+        (255, 10, 2, 0),
+    ],
+)
+def test_steps_per_epoch(num_examples, batch_size, repeats, steps):
+    assert pipeline.steps_per_epoch(num_examples, batch_size, repeats) == steps
+
+
+# --- progressive resizing
+
+
+def test_images_have_the_size_of_their_epoch(digits):
+    image_sizes = ((0, 16), (1, 24), (3, 32))
+    batches = train_stream(digits, image_sizes=image_sizes, num_steps=4 * 14)
+    sizes = [batch["image"].shape[1:] for batch in batches]
+    assert sizes == [(16, 16, 1)] * 14 + [(24, 24, 1)] * 28 + [(32, 32, 1)] * 14
+    for start, image_size, padding in ((0, 16, 2), (14, 24, 3), (42, 32, 4)):
+        preprocess = train_preprocess(digits, image_size=image_size, padding=padding)
+        expected = pipeline.train_batches(
+            digits, preprocess, batch_size=100, seed=3, start_step=start, num_steps=start + 14
+        )
+        assert equal(batches[start : start + 14], list(expected))
+
+
+# --- evaluation
 
 
 @pytest.mark.parametrize("batch_size", [64, 359, 360, 1000])

@@ -16,7 +16,7 @@ from PIL import Image
 
 from jaxcnn.data import images, transforms
 from jaxcnn.data.images import BadImageError
-from jaxcnn.data.pipeline import EvalPreprocess
+from jaxcnn.data.pipeline import EvalPreprocess, TrainPreprocess
 from jaxcnn.models.published import PUBLISHED
 
 
@@ -158,6 +158,8 @@ def test_huge_image_raises_before_it_is_decoded():
     thin = np.zeros((1, 20_000, 3), np.uint8)
     with pytest.raises(BadImageError, match="resized to 256x5120000 pixels"):
         transforms.resize_shorter(thin, 256)
+    with pytest.raises(BadImageError, match="resized to 256x5120000 pixels"):
+        transforms.resize_and_crop(thin, 256, 224, np.random.default_rng(0))
 
 
 def test_floating_images_must_be_in_0_to_1():
@@ -348,6 +350,35 @@ def test_random_resized_crop_uses_its_box():
         assert np.abs(ours - expected).max() <= 1
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("shape", [(120, 160), (161, 90), (40, 40)])
+def test_resize_and_crop_equals_torchvision(shape, interpolation, monkeypatch):
+    image = photo(1, *shape)
+    mode = torchvision.transforms.InterpolationMode(interpolation)
+    transform = torchvision.transforms.Compose(
+        [torchvision.transforms.Resize(56, mode), torchvision.transforms.RandomCrop(48)]
+    )
+    levels = 1 if interpolation == "bilinear" else 2  # fast_resize's bounds
+    for rng, same in zip(generators(5), generators(5), strict=True):
+
+        def randint(low, high, size, rng=same):
+            return torch.tensor(rng.integers(low, high, size))
+
+        monkeypatch.setattr(torch, "randint", randint)
+        expected = np.asarray(transform(Image.fromarray(image)))
+        ours = transforms.resize_and_crop(image, 56, 48, rng, interpolation).astype(int)
+        assert ours.shape == (48, 48, 3)
+        assert np.abs(ours - expected).max() <= levels
+        assert np.mean(ours == expected) > 0.8
+
+
+def test_resize_and_crop_reaches_every_window():
+    image = np.arange(1, 36, dtype=np.uint8).reshape(5, 7, 1)
+    windows = {image[i : i + 4, j : j + 4].tobytes() for i in range(2) for j in range(4)}
+    drawn = {transforms.resize_and_crop(image, 5, 4, rng).tobytes() for rng in generators(200)}
+    assert drawn == windows
+
+
 def test_pad_and_crop_reaches_every_window():
     image = np.arange(1, 10, dtype=np.uint8).reshape(3, 3, 1)
     padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
@@ -363,6 +394,32 @@ def test_half_of_the_images_are_mirrored(channels):
     mirrored = [(array == image[:, ::-1]).all() for array in drawn]
     assert all(m or (array == image).all() for m, array in zip(mirrored, drawn, strict=True))
     assert 150 < sum(mirrored) < 250
+
+
+def test_training_image_is_resized_and_cropped():
+    image = photo(1, 90, 120)
+    preprocess = TrainPreprocess(
+        image_size=48, channels=3, crop="resize_and_crop", fit="resize", resize_size=56
+    )
+    for rng, same in zip(generators(3), generators(3), strict=True):
+        expected = transforms.resize_and_crop(image, 56, 48, same)
+        np.testing.assert_array_equal(preprocess(image, rng), expected)
+
+
+def test_preprocessing_at_another_size_is_in_proportion():
+    preprocess = TrainPreprocess(
+        image_size=224,
+        channels=3,
+        crop="resize_and_crop",
+        fit="resize",
+        resize_size=256,
+        padding=5,
+        flip=True,
+    )
+    smaller = preprocess.at_size(128)
+    assert (smaller.image_size, smaller.resize_size, smaller.padding) == (128, 146, 3)
+    assert smaller(photo(1, 90, 120), np.random.default_rng(0)).shape == (128, 128, 3)
+    assert preprocess.at_size(224) == preprocess
 
 
 def test_fit_pads_or_resizes():

@@ -2,9 +2,11 @@
 
 The shuffle of an epoch is a permutation drawn from (seed, epoch); a step takes the next
 ``batch_size`` examples of it, and a host its rows of those. Crops and flips are drawn from (seed,
-epoch, example). So the stream does not depend on the number of threads, hosts or earlier crashes.
+epoch, example, repeat). So the stream does not depend on the number of threads, hosts or earlier
+crashes.
 """
 
+import bisect
 import collections
 import contextlib
 import dataclasses
@@ -32,6 +34,8 @@ Batch = dict[str, np.ndarray]
 # Batches that are made ahead of the one in use.
 _AHEAD = 2
 _MAX_REPLACEMENTS = 100
+# Repeated examples fill a multiple of this many rows per epoch, as torchvision's RASampler.
+_REPEATS_MULTIPLE = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,16 +74,32 @@ class TrainPreprocess(Preprocess):
         padding: for ``pad_and_crop``, in pixels on each side.
         flip: whether to mirror half of the images.
         policy: one of :data:`jaxcnn.data.policies.POLICIES`, or ``"none"``.
+        resize_size: for ``resize_and_crop``, in pixels; at least ``image_size``.
     """
 
     padding: int = 0
     flip: bool = False
     policy: str = "none"
+    resize_size: int = 0
+
+    def at_size(self, image_size: int) -> "TrainPreprocess":
+        """The same for images of another size; padding and resize_size change in proportion."""
+        scale = image_size / self.image_size
+        return dataclasses.replace(
+            self,
+            image_size=image_size,
+            padding=round(self.padding * scale),
+            resize_size=round(self.resize_size * scale),
+        )
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Convert an image ``[H, W, channels]`` to :attr:`shape`, with the rng of this example."""
         if self.crop == "random_resized_crop":
             image = transforms.random_resized_crop(image, self.image_size, rng, self.interpolation)
+        elif self.crop == "resize_and_crop":
+            image = transforms.resize_and_crop(
+                image, self.resize_size, self.image_size, rng, self.interpolation
+            )
         else:
             image = transforms.fit(image, self.image_size, self.fit, self.interpolation)
             if self.crop == "pad_and_crop":
@@ -147,6 +167,23 @@ def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     return generator.permutation(num_examples)
 
 
+def steps_per_epoch(num_examples: int, batch_size: int, repeats: int = 1) -> int:
+    """The number of full batches in an epoch.
+
+    Repeats do not lengthen it: an epoch then has fewer of the examples.
+
+    Source: ``RASampler`` of torchvision's ``references/classification/sampler.py``.
+
+    Example:
+        >>> steps_per_epoch(1000, 64), steps_per_epoch(1000, 64, repeats=4)
+        (15, 12)
+    """
+    rows = num_examples
+    if repeats > 1:
+        rows = num_examples // _REPEATS_MULTIPLE * _REPEATS_MULTIPLE
+    return rows // batch_size
+
+
 def train_batches(
     source: Source,
     preprocess: TrainPreprocess,
@@ -155,6 +192,9 @@ def train_batches(
     seed: int,
     start_step: int,
     num_steps: int,
+    repeats: int = 1,
+    replicas: int = 1,
+    image_sizes: Sequence[tuple[int, int]] = (),
     process_index: int = 0,
     process_count: int = 1,
     bad_images: BadImageLog | None = None,
@@ -162,9 +202,13 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Yield the training batches of the steps ``start_step`` to ``num_steps`` - 1.
 
-    An epoch has ``num_examples // batch_size`` steps; different examples are left out in every
-    epoch. An image that cannot be decoded is replaced by another one, drawn from (seed, epoch,
-    example), or by a black one after a hundred bad images in a row.
+    An epoch has :func:`steps_per_epoch` steps; different examples are left out in every epoch. An
+    image that cannot be decoded is replaced by another one, drawn from (seed, epoch, example), or
+    by a black one after a hundred bad images in a row.
+
+    With ``repeats``, an epoch goes through the shuffled examples, each ``repeats`` times in a row,
+    as far as its steps reach. The repeats of an example have their own crops and flips, and are
+    dealt to the replicas in turn, so that they are on different ones.
 
     Args:
         source: the examples.
@@ -173,6 +217,10 @@ def train_batches(
         seed: of the shuffles, crops and flips.
         start_step: number of the first step; resuming in the middle of an epoch costs nothing.
         num_steps: number of the step after the last.
+        repeats: how many times an epoch has each of its examples.
+        replicas: over all hosts; each has the same number of consecutive rows of a batch.
+        image_sizes: pairs of an epoch and the image size from then on, in order; the first epoch
+            is 0. Empty: that of ``preprocess`` throughout. See :meth:`TrainPreprocess.at_size`.
         process_index: which host this is.
         process_count: how many there are.
         bad_images: where bad images are recorded.
@@ -182,30 +230,51 @@ def train_batches(
         Arrays of ``batch_size / process_count`` rows: ``image`` ``[N, size, size, C]`` uint8,
         ``label`` int32, and ``skipped`` int32, the number of bad images skipped for each row.
     """
-    steps_per_epoch = source.num_examples // batch_size
+    epoch_steps = steps_per_epoch(source.num_examples, batch_size, repeats)
     rows = _host_rows(batch_size, process_index, process_count)
     bad_images = bad_images or BadImageLog(source)
     shuffling = threading.Lock()
+    first_epochs, sizes = zip(*(image_sizes or [(0, preprocess.image_size)]), strict=True)
+    by_size = [preprocess.at_size(size) for size in sizes]
+
+    def preprocess_of(step: int) -> TrainPreprocess:
+        return by_size[bisect.bisect_right(first_epochs, step // epoch_steps) - 1]
 
     def load(batch: Batch, step: int, row: int) -> None:
-        epoch, position = divmod(step, steps_per_epoch)
+        epoch, step_of_epoch = divmod(step, epoch_steps)
         with shuffling:  # otherwise every thread would shuffle at the start of an epoch
             order = epoch_order(seed, epoch, source.num_examples)
-        number = int(order[position * batch_size + rows[row]])
+        place = rows[row] if repeats == 1 else _dealt(rows[row], batch_size, replicas)
+        position, repeat = divmod(step_of_epoch * batch_size + place, repeats)
+        number = int(order[position])
         substitutes = None
         for skipped in range(_MAX_REPLACEMENTS):
-            rng = np.random.default_rng([seed, epoch, number])
-            if _load(source, number, preprocess, rng, batch, row, bad_images):
+            key = _key(seed, epoch, number, repeat)
+            rng = np.random.default_rng(key)
+            if _load(source, number, preprocess_of(step), rng, batch, row, bad_images):
                 batch["skipped"][row] = skipped
                 return
-            substitutes = substitutes or np.random.default_rng([seed, epoch, number, 1])
+            substitutes = substitutes or np.random.default_rng([*key, 1])
             number = int(substitutes.integers(source.num_examples))
         batch["image"][row], batch["label"][row] = 0, 0
         batch["skipped"][row] = _MAX_REPLACEMENTS
 
     columns = {"skipped": np.int32}
     steps = range(start_step, num_steps)
-    yield from _batches(load, steps, len(rows), preprocess.shape, columns, threads)
+    yield from _batches(
+        load, steps, len(rows), lambda step: preprocess_of(step).shape, columns, threads
+    )
+
+
+def _dealt(row: int, batch_size: int, replicas: int) -> int:
+    """The place of a row among those of a batch that are dealt to the replicas in turn."""
+    replica, row_of_replica = divmod(row, batch_size // replicas)
+    return row_of_replica * replicas + replica
+
+
+def _key(seed: int, epoch: int, number: int, repeat: int) -> list[int]:
+    """The key of what is drawn for an example; a first repeat has that of a single one."""
+    return [seed, epoch, number, *([0, repeat] if repeat else [])]
 
 
 def eval_batches(
@@ -248,7 +317,8 @@ def eval_batches(
         batch["mask"][row] = valid
 
     steps = range(-(-count // batch_size))
-    yield from _batches(load, steps, len(rows), preprocess.shape, {"mask": np.float32}, threads)
+    columns = {"mask": np.float32}
+    yield from _batches(load, steps, len(rows), lambda step: preprocess.shape, columns, threads)
 
 
 def _host_rows(batch_size: int, process_index: int, process_count: int) -> range:
@@ -281,7 +351,7 @@ def _batches(
     load: Callable[[Batch, int, int], None],
     steps: Sequence[int],
     rows: int,
-    shape: tuple[int, ...],
+    shape_of: Callable[[int], tuple[int, ...]],
     columns: Mapping[str, DTypeLike],
     threads: int | None,
 ) -> Iterator[Batch]:
@@ -296,7 +366,7 @@ def _batches(
 
     def started(step: int) -> tuple[Batch, list[Future[None]]]:
         batch = {
-            "image": np.empty((rows, *shape), np.uint8),
+            "image": np.empty((rows, *shape_of(step)), np.uint8),
             "label": np.empty(rows, np.int32),
             **{name: np.empty(rows, dtype) for name, dtype in columns.items()},
         }

@@ -8,7 +8,7 @@ import dataclasses
 Channels = tuple[float, ...]
 
 # How an image is brought to the network's size, in training and in evaluation.
-TRAIN_CROPS = ("random_resized_crop", "pad_and_crop", "none")
+TRAIN_CROPS = ("random_resized_crop", "resize_and_crop", "pad_and_crop", "none")
 EVAL_CROPS = ("resize_and_center_crop", "none")
 FITS = ("resize", "pad")
 
@@ -30,7 +30,7 @@ class Preset:
         padding: pixels on each side before a random crop (``pad_and_crop``).
         flip: whether half of the training images are mirrored left to right.
         resize_size: length of the shorter side before the centre crop
-            (``resize_and_center_crop``).
+            (``resize_and_center_crop``) or the random crop (``resize_and_crop``).
     """
 
     image_size: int

@@ -68,6 +68,26 @@ def random_resized_crop(
     return fast_resize(image[top : top + height, left : left + width], size, size, interpolation)
 
 
+def resize_and_crop(
+    image: np.ndarray,
+    resize_size: int,
+    size: int,
+    rng: np.random.Generator,
+    interpolation: str = "bilinear",
+) -> np.ndarray:
+    """Resize the shorter side to ``resize_size`` pixels and crop at random to a square.
+
+    As torchvision's ``Resize(resize_size)`` and ``RandomCrop(size)``, and as AlexNet and VGG were
+    trained. Resizes with :func:`fast_resize`: random_resized_crop does, and only evaluation has
+    to be exact.
+
+    Raises:
+        BadImageError: see :func:`resize_shorter`.
+    """
+    height, width = _shape_with_shorter(image, resize_size)
+    return random_crop(fast_resize(image, height, width, interpolation), size, size, rng)
+
+
 def fast_resize(image: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
     """Resize like :func:`resize` in a quarter of the time, to within one level of 255.
 
@@ -97,13 +117,18 @@ def resize_shorter(image: np.ndarray, size: int, interpolation: str = "bilinear"
     Raises:
         BadImageError: if the result would have more than 179 million pixels.
     """
+    return resize(image, *_shape_with_shorter(image, size), interpolation)
+
+
+def _shape_with_shorter(image: np.ndarray, size: int) -> tuple[int, int]:
+    """Height and width of an image whose shorter side is resized to ``size`` pixels."""
     shorter = min(image.shape[:2])
     height, width = (int(size * length / shorter) for length in image.shape[:2])
     if height * width > MAX_PIXELS:
         raise BadImageError(
             f"its aspect ratio is so extreme that it would be resized to {height}x{width} pixels"
         )
-    return resize(image, height, width, interpolation)
+    return height, width
 
 
 def center_crop(image: np.ndarray, size: int) -> np.ndarray:
@@ -148,9 +173,15 @@ def pad_and_crop(image: np.ndarray, padding: int, rng: np.random.Generator) -> n
     As ``torchvision.transforms.RandomCrop(size, padding)``.
     """
     height, width = image.shape[:2]
-    top, left = rng.integers(0, 2 * padding + 1, size=2)
     padded = np.pad(image, [(padding, padding), (padding, padding), (0, 0)])
-    return padded[top : top + height, left : left + width]
+    return random_crop(padded, height, width, rng)
+
+
+def random_crop(image: np.ndarray, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Crop ``height`` x ``width`` pixels at random from an image that is not smaller."""
+    top = rng.integers(0, image.shape[0] - height + 1)
+    left = rng.integers(0, image.shape[1] - width + 1)
+    return image[top : top + height, left : left + width]
 
 
 def random_flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
