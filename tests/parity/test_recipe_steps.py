@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from compare import STEPS, jit, nhwc, randomize, relative_error, worst
+from reference_recipes import ExponentialMovingAverage, set_weight_decay
 from tiny import TinyNet
 from torch.optim import lr_scheduler
 from torchvision.transforms import v2
@@ -93,36 +94,6 @@ class Lamb(torch.optim.Optimizer):
                 if p.ndim > 1:
                     update *= p.norm() / update.norm()
                 p -= group["lr"] * update
-
-
-def set_weight_decay(module, weight_decay, norm_weight_decay=None, bias_weight_decay=None):
-    """Parameter groups of torchvision's references/classification/utils.py."""
-    groups: dict[str, list] = {"other": [], "norm": [], "bias": []}
-    for owner in module.modules():
-        is_norm = isinstance(owner, torch.nn.modules.batchnorm._BatchNorm)
-        for name, p in owner.named_parameters(recurse=False):
-            if name == "bias" and bias_weight_decay is not None:
-                groups["bias"].append(p)
-            elif norm_weight_decay is not None and is_norm:
-                groups["norm"].append(p)
-            else:
-                groups["other"].append(p)
-    decays = {"other": weight_decay, "norm": norm_weight_decay, "bias": bias_weight_decay}
-    return [
-        {"params": params, "weight_decay": decays[name]}
-        for name, params in groups.items()
-        if params
-    ]
-
-
-class ExponentialMovingAverage(torch.optim.swa_utils.AveragedModel):
-    """Of torchvision's references/classification/utils.py."""
-
-    def __init__(self, model, decay):
-        def ema_avg(avg_model_param, model_param, num_averaged):
-            return decay * avg_model_param + (1 - decay) * model_param
-
-        super().__init__(model, None, ema_avg, use_buffers=True)
 
 
 @dataclasses.dataclass
