@@ -1,9 +1,9 @@
 """Operations of automatic augmentation, as torchvision's on a uint8 tensor, which AugMix uses.
 
 Their results differ from those on a Pillow image: shears, translations and rotations interpolate
-bilinearly, shears keep another point fixed, and values are computed in float32 and truncated. The
-float32 operations and their order are torch's on an x86 processor, so that the images are equal
-bit for bit. (Contrast: up to 65,793 pixels; above, torch may round the mean brightness.)
+bilinearly, and values are computed in float32 and truncated. The float32 operations and their
+order are torch's on an x86 processor, so that the images are equal bit for bit. (Contrast: up to
+65,793 pixels; above, torch may round the sum for the mean brightness.)
 """
 
 import math
@@ -19,8 +19,8 @@ _ONE = np.float32(1)
 
 
 def _fused_multiply_add(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """``a * b + c`` in float32 with one rounding: in float64 the product is exact."""
-    return (a.astype(np.float64) * b + c).astype(np.float32)
+    """``a * b + c`` in float32, rounded once: in float64 the product is exact."""
+    return (a.astype(np.float64, copy=False) * b + c).astype(np.float32)
 
 
 def _positions(weights: np.ndarray, height: int, width: int, size: int) -> np.ndarray:
@@ -49,20 +49,16 @@ def _affine(pixels: np.ndarray, *inverse: float) -> np.ndarray:
     y = _positions(weights[1], height, width, height)
     left, top = np.floor(x), np.floor(y)
     right_part, lower_part = x - left, y - top
-    left_part, upper_part = _ONE - right_part, _ONE - lower_part
+    parts_x, parts_y = (_ONE - right_part, right_part), (_ONE - lower_part, lower_part)
+    columns = [np.clip(left + i, -1, width).astype(np.intp) + 1 for i in (0, 1)]
+    rows = [np.clip(top + i, -1, height).astype(np.intp) + 1 for i in (0, 1)]
 
     # The channels come first: numpy is slow along a short last axis.
-    bordered = np.pad(pixels, [(1, 1), (1, 1), (0, 0)]).reshape(-1, channels).T.astype(np.float32)
-
-    def neighbour(down: int, right: int) -> np.ndarray:
-        row = np.clip(top + down, -1, height).astype(np.intp) + 1
-        column = np.clip(left + right, -1, width).astype(np.intp) + 1
-        return bordered[:, row * (width + 2) + column]
-
-    result = neighbour(0, 0) * (left_part * upper_part)
-    result = _fused_multiply_add(neighbour(0, 1), right_part * upper_part, result)
-    result = _fused_multiply_add(neighbour(1, 0), left_part * lower_part, result)
-    result = _fused_multiply_add(neighbour(1, 1), right_part * lower_part, result)
+    bordered = np.pad(pixels, [(1, 1), (1, 1), (0, 0)]).reshape(-1, channels).T.astype(np.float64)
+    result = np.zeros((channels, height, width), np.float32)
+    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        neighbours = bordered.take(rows[i] * (width + 2) + columns[j], axis=1)
+        result = _fused_multiply_add(neighbours, parts_x[j] * parts_y[i], result)
     return np.ascontiguousarray(np.moveaxis(np.rint(result).astype(np.uint8), 0, -1))
 
 
