@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from flax import jax_utils
 
 from jaxcnn.errors import UserError
+from jaxcnn.training.devices import unreplicate
 from jaxcnn.training.step import TrainState
 
 
@@ -43,7 +43,7 @@ class Checkpoints:
         """
         replica = jax.tree.map(
             lambda leaf: np.array(leaf, copy=True),  # a view of a donated buffer would change
-            jax_utils.unreplicate(state),
+            unreplicate(state),
         )
         step = int(replica.step)
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(replica.params)):

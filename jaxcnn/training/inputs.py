@@ -8,14 +8,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxcnn.data import pipeline
 from jaxcnn.data.source import Source
 from jaxcnn.errors import UserError
 from jaxcnn.io.atomic import atomic_write
-from jaxcnn.training import distributed
-from jaxcnn.training.step import AXIS
+from jaxcnn.training import devices, distributed
 
 MEAN_IMAGE = "mean_image.npy"
 # Batches on the devices beside the one in use.
@@ -61,10 +59,10 @@ class Inputs:
     ):
         self.train, self.evaluation = train, evaluation
         self._train_preprocess, self._eval_preprocess = train_preprocess, eval_preprocess
-        devices = jax.device_count()
+        device_count = jax.device_count()
         self._batch_size = batch_size
         self._image_sizes, self._repeats = image_sizes, repeats
-        self._eval_batch_size = math.ceil(eval_batch_size / devices) * devices
+        self._eval_batch_size = math.ceil(eval_batch_size / device_count) * device_count
         self._seed, self._max_skipped = seed, max_skipped
         self._bad_train_images = pipeline.BadImageLog(train, report)
         self._bad_eval_images = pipeline.BadImageLog(evaluation, report)
@@ -101,7 +99,7 @@ class Inputs:
         def put() -> Iterator[Any]:
             for batch in batches:
                 skipped = int(batch.pop("skipped").sum())
-                yield _on_devices(batch), skipped
+                yield devices.split(batch), skipped
 
         return pipeline.in_background(put(), _AHEAD)
 
@@ -118,7 +116,7 @@ class Inputs:
             bad_images=self._bad_eval_images,
             **self._hosts,
         )
-        return pipeline.in_background(map(_on_devices, batches), _AHEAD)
+        return pipeline.in_background(map(devices.split, batches), _AHEAD)
 
     def check_skipped(self, source: Source, skipped: int) -> None:
         """Check that not too many images were bad; all hosts must pass the same number.
@@ -178,14 +176,3 @@ class Inputs:
             count += int(decoded.sum())
         self.check_skipped(self.train, self.train.num_examples - count)
         return (total / max(count, 1) / 255).astype(np.float32)
-
-
-def _on_devices(batch: pipeline.Batch) -> Any:
-    """Split each array's first axis over the local devices, ``[devices, N / devices, ...]``."""
-    devices = jax.local_devices()
-    sharding = NamedSharding(jax.sharding.Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
-
-    def put(array: np.ndarray) -> jax.Array:
-        return jax.device_put(array.reshape(len(devices), -1, *array.shape[1:]), sharding)
-
-    return jax.tree.map(put, batch)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from flax import jax_utils
 
 from jaxcnn.convert.pretrained import initialize_from
 from jaxcnn.errors import UserError
@@ -18,6 +17,7 @@ from jaxcnn.training import distributed
 from jaxcnn.training.augmentation import Normalize
 from jaxcnn.training.build import Experiment
 from jaxcnn.training.checkpoints import Checkpoints
+from jaxcnn.training.devices import replicate, unreplicate
 from jaxcnn.training.inputs import Inputs
 from jaxcnn.training.optimizer import carry_over, with_rate_factor
 from jaxcnn.training.parameters import Freeze, count
@@ -75,7 +75,7 @@ def train_and_evaluate(experiment: Experiment, workdir: Path) -> None:
         batches = stack.enter_context(
             contextlib.closing(inputs.train_batches(start_step, plan.num_steps))
         )
-        state = jax_utils.replicate(state)
+        state = replicate(state)
         skipped = 0  # bad images of this epoch, over all hosts
 
         def evaluate_now(step: int) -> None:
@@ -96,7 +96,7 @@ def train_and_evaluate(experiment: Experiment, workdir: Path) -> None:
         for step, batch in enumerate(reporter.timed_batches(batches), start_step + 1):
             if freeze is not None and step > plan.last_frozen_step:
                 freeze = None
-                state = jax_utils.replicate(_unfrozen(experiment, jax_utils.unreplicate(state)))
+                state = replicate(_unfrozen(experiment, unreplicate(state)))
                 train_step = _train_step(experiment, normalize, freeze)
                 reporter.say(f"All parameters train from step {step} on.")
             state, metrics = train_step(state, batch)
@@ -258,7 +258,7 @@ def _train_step(
     pmapped = _pmap(step, donate_argnums=0)
     if experiment.teacher_variables is None:
         return pmapped
-    teacher_variables = jax_utils.replicate(experiment.teacher_variables)
+    teacher_variables = replicate(experiment.teacher_variables)
     return lambda state, batch: pmapped(state, batch, teacher_variables)
 
 
@@ -299,7 +299,7 @@ def evaluate(
     """
     sums: dict[str, Any] = {}
     for batch in inputs.eval_batches():
-        batch_sums = jax.device_get(jax_utils.unreplicate(eval_step(variables, batch)))
+        batch_sums = unreplicate(eval_step(variables, batch))
         # float64 on the host: float32 would lose examples of a large split
         sums = {name: sums.get(name, 0) + value.item() for name, value in batch_sums.items()}
     examples = sums.pop("examples")

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxcnn.errors import UserError, suggest
@@ -247,7 +248,8 @@ def with_rate_factor(opt_state: Any, factor: float) -> Any:
         factor: the factor.
     """
     old = optax.tree.get(opt_state, "rate_factor")
-    return optax.tree.set(opt_state, rate_factor=jnp.full(old.shape, factor, old.dtype))
+    new = jax.device_put(np.full(old.shape, factor, old.dtype), old.sharding)
+    return optax.tree.set(opt_state, rate_factor=new)
 
 
 def carry_over(old: Any, new: Any) -> Any:

@@ -7,10 +7,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import jax_utils
 from optax import Schedule
 
 from jaxcnn.training import distributed
+from jaxcnn.training.devices import unreplicate
 from jaxcnn.training.metrics import MetricsWriter, read_metrics
 from jaxcnn.training.plan import Plan
 from jaxcnn.training.progress import Clock, Progress, warn
@@ -114,5 +114,5 @@ def evaluations_in(path: Path) -> dict[int, dict[str, Any]]:
 
 def _means(metrics: list[Any]) -> dict[str, float]:
     """Means over steps of replicated metrics."""
-    host = jax.device_get([jax_utils.unreplicate(values) for values in metrics])
+    host = [unreplicate(values) for values in metrics]
     return {name: float(np.mean([values[name] for values in host])) for name in host[0]}
