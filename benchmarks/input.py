@@ -117,7 +117,8 @@ def compare(folder: Path, files: list[bytes]) -> None:
     transforms_ = torchvision.transforms
     crop = [transforms_.RandomResizedCrop(SIZE), transforms_.RandomHorizontalFlip()]
     train_loader = torchvisions(folder / "train", *crop)
-    policy_loader = torchvisions(folder / "train", *crop, transforms_.TrivialAugmentWide())
+    policy = transforms_.TrivialAugmentWide(interpolation=transforms_.InterpolationMode.BILINEAR)
+    policy_loader = torchvisions(folder / "train", *crop, policy)
     eval_loader = torchvisions(
         folder / "val", transforms_.Resize(256), transforms_.CenterCrop(SIZE)
     )

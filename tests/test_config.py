@@ -259,6 +259,10 @@ def test_invalid_value_is_named_with_what_is_accepted(key, value, words):
         ({"teacher": "lenet5"}, "teacher=lenet5 and config.teacher_weights=None go together"),
         ({"teacher": "lenet", "teacher_weights": "x"}, "config.teacher: Unknown model 'lenet'"),
         ({"accumulate_steps": 5}, "accumulate_steps=5 does not divide the 64 images"),
+        (
+            {"augment__policy": "aug_mix", "interpolation": "bicubic"},
+            "policy=aug_mix does not accept config.interpolation=bicubic.*interpolation=bilinear",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(settings, words):

@@ -1,6 +1,7 @@
 """Augmentation policies, against torchvision's on the same images."""
 
 import doctest
+import functools
 import subprocess
 import sys
 
@@ -13,14 +14,17 @@ from torchvision.transforms import (
     AugMix,
     AutoAugment,
     AutoAugmentPolicy,
+    Compose,
     InterpolationMode,
     RandAugment,
+    RandomHorizontalFlip,
     TrivialAugmentWide,
     autoaugment,
 )
 from torchvision.transforms import functional as F
 
-from jaxcnn.data import operations, policies, spaces, tensor_operations
+from jaxcnn.data import operations, pipeline, policies, spaces, tensor_operations
+from jaxcnn.data.images import to_pillow
 from jaxcnn.errors import UserError
 
 SIZES = [(1, 1), (2, 3), (17, 31), (33, 20), (64, 64), (225, 151)]  # height, width
@@ -34,11 +38,13 @@ DRAWN_ALIKE = ["rand_augment", "trivial_augment_wide"]  # one draw of an operati
 TRANSFORMS = {
     "rand_augment": RandAugment,
     "trivial_augment_wide": TrivialAugmentWide,
-    "auto_augment_imagenet": lambda: AutoAugment(AutoAugmentPolicy.IMAGENET),
-    "auto_augment_cifar10": lambda: AutoAugment(AutoAugmentPolicy.CIFAR10),
-    "auto_augment_svhn": lambda: AutoAugment(AutoAugmentPolicy.SVHN),
+    **{
+        f"auto_augment_{policy.value}": functools.partial(AutoAugment, policy)
+        for policy in AutoAugmentPolicy
+    },
     "aug_mix": AugMix,
 }
+GEOMETRIC = ["ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"]
 OPERATIONS = [
     *((operations, operation) for operation in [*spaces.RAND_AUGMENT, "Invert"]),
     *((tensor_operations, operation) for operation in spaces.AUG_MIX),
@@ -69,12 +75,16 @@ def torchvision_space(name: str, bins: int, height: int, width: int) -> dict:
     return transform._augmentation_space(bins, *size)
 
 
-def torchvision_operation(module, image: Image.Image, *operation) -> Image.Image:
-    """On the Pillow image, or on a tensor as in AugMix."""
-    if module is operations:
-        return autoaugment._apply_op(image, *operation, InterpolationMode.NEAREST, None)
+def torchvision_operation(
+    module, image: Image.Image, operation: str, magnitude: float, interpolation: str | None = None
+) -> Image.Image:
+    """On the Pillow image, or on a tensor as in AugMix; by default with its classes' defaults."""
+    on_pillow = module is operations
+    mode = InterpolationMode(interpolation or ("nearest" if on_pillow else "bilinear"))
+    if on_pillow:
+        return autoaugment._apply_op(image, operation, magnitude, mode, None)
     tensor = F.pil_to_tensor(image)[None]
-    tensor = autoaugment._apply_op(tensor, *operation, InterpolationMode.BILINEAR, None)
+    tensor = autoaugment._apply_op(tensor, operation, magnitude, mode, None)
     return F.to_pil_image(tensor[0])
 
 
@@ -126,6 +136,25 @@ def test_operations_equal_torchvision_at_any_magnitude(module, operation):
         image = picture("RGB", 41, 30)
         expected = torchvision_operation(module, image, operation, magnitude)
         assert_same(module.apply(image, operation, magnitude), expected, magnitude)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("operation", GEOMETRIC)
+@pytest.mark.parametrize(
+    ("module", "interpolation"),
+    [(operations, "bilinear"), (operations, "bicubic"), (tensor_operations, "nearest")],
+)
+def test_operations_equal_torchvision_with_other_interpolations(
+    module, operation, interpolation, mode
+):
+    rng = np.random.default_rng(2)
+    for height, width in SIZES:
+        image = picture(mode, height, width)
+        known = all_magnitudes(module, operation, height, width)[::3]
+        for magnitude in [*known, *rng.uniform(-1, 1, 8), *rng.uniform(-200, 200, 8), 90.0, 180.0]:
+            actual = module.apply(image, operation, magnitude, interpolation)
+            expected = torchvision_operation(module, image, operation, magnitude, interpolation)
+            assert_same(actual, expected, (magnitude, height, width))
 
 
 @all_operations
@@ -218,6 +247,31 @@ def test_policies_equal_torchvision_for_the_same_draws(name, options, mode, torc
         expected = transform(image)
         actual = policies.POLICIES[name](image, np.random.default_rng(seed), **options)
         assert_same(actual, expected, seed)
+
+
+@pytest.mark.parametrize(
+    ("name", "interpolation"),
+    [
+        *((name, "bilinear") for name in TRANSFORMS),
+        *((name, "bicubic") for name in TRANSFORMS if name != "aug_mix"),
+        ("aug_mix", "nearest"),
+    ],
+)
+def test_training_images_equal_torchvisions_training_reference(
+    name, interpolation, torch_draws_from
+):
+    """``ClassificationPresetTrain``'s transforms of an image that needs no resize."""
+    mode, size = InterpolationMode(interpolation), 40
+    transform = Compose([RandomHorizontalFlip(0.5), TRANSFORMS[name](interpolation=mode)])
+    preprocess = pipeline.TrainPreprocess(
+        size, 3, "none", "resize", interpolation, flip=True, policy=name
+    )
+    for seed in range(20 if name == "aug_mix" else 50):
+        image = picture("RGB", size, size, seed)
+        torch_draws_from(np.random.default_rng(seed))
+        expected = transform(image)
+        actual = preprocess(np.asarray(image), np.random.default_rng(seed))
+        assert_same(to_pillow(actual), expected, seed)
 
 
 def recorded(module, attribute, monkeypatch) -> list[tuple[str, float]]:
@@ -358,6 +412,15 @@ def test_only_the_given_generator_is_used():
         (lambda i, r: operations.apply(i, "Posterize", 0.0), "cannot keep 0 of"),
         (lambda i, r: operations.apply(i.convert("RGBA"), "Rotate", 1.0), "RGB or L, not RGBA"),
         (lambda i, r: operations.apply(np.zeros((2, 2)), "Rotate", 1.0), "RGB or L, not ndarray"),
+        (lambda i, r: operations.apply(i, "Rotate", 1.0, "box"), "'box' .* bilinear or bicubic"),
+        (
+            lambda i, r: policies.auto_augment(i, r, interpolation="box"),
+            "'box' .* use nearest or bilinear or bicubic",
+        ),
+        (
+            lambda i, r: policies.aug_mix(i, r, interpolation="bicubic"),
+            "'bicubic' is not available .* use nearest or bilinear",
+        ),
         (lambda i, r: policies.rand_augment(i.convert("P"), r), "RGB or L, not P"),
         (lambda i, r: policies.auto_augment(i.convert("P"), r), "RGB or L, not P"),
         (lambda i, r: policies.aug_mix(i.convert("P"), r), "RGB or L, not P"),

@@ -2,22 +2,25 @@
 
 They take Pillow images of mode ``RGB`` (``[H, W, 3]``, uint8) or ``L`` (``[H, W]``, uint8), keep
 size and mode, and give the same result as ``torchvision.transforms``, bit for bit, for such an
-image (nearest-neighbour interpolation, black outside the image). Nothing is random.
+image (black outside the image). Nothing is random.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from PIL import Image, ImageEnhance, ImageOps
 
+from jaxcnn.data import transforms
 from jaxcnn.errors import UserError, suggest
 
 MODES = ("RGB", "L")
+# "nearest" is for augmentation alone; images are resized by the others.
+INTERPOLATIONS = {"nearest": Image.Resampling.NEAREST, **transforms.INTERPOLATIONS}
 
 
-def _affine(image: Image.Image, *inverse: float) -> Image.Image:
+def _affine(image: Image.Image, resampling: Image.Resampling, *inverse: float) -> Image.Image:
     """Transform by the six numbers that map a position in the result to one in ``image``."""
-    return image.transform(image.size, Image.Transform.AFFINE, inverse, Image.Resampling.NEAREST)
+    return image.transform(image.size, Image.Transform.AFFINE, inverse, resampling)
 
 
 def tangent(magnitude: float) -> float:
@@ -44,13 +47,15 @@ def _posterize(image: Image.Image, magnitude: float) -> Image.Image:
     return ImageOps.posterize(image, bits)
 
 
-_OPERATIONS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
+_GEOMETRIC: dict[str, Callable[[Image.Image, float, Image.Resampling], Image.Image]] = {
+    "ShearX": lambda image, m, by: _affine(image, by, 1.0, tangent(m), 0.0, 0.0, 1.0, 0.0),
+    "ShearY": lambda image, m, by: _affine(image, by, 1.0, 0.0, 0.0, sine_by_cosine(m), 1.0, 0.0),
+    "TranslateX": lambda image, m, by: _affine(image, by, 1.0, 0.0, -int(m), 0.0, 1.0, 0.0),
+    "TranslateY": lambda image, m, by: _affine(image, by, 1.0, 0.0, 0.0, 0.0, 1.0, -int(m)),
+    "Rotate": lambda image, m, by: image.rotate(m, by),
+}
+_OTHERS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
     "Identity": lambda image, _: image,
-    "ShearX": lambda image, m: _affine(image, 1.0, tangent(m), 0.0, 0.0, 1.0, 0.0),
-    "ShearY": lambda image, m: _affine(image, 1.0, 0.0, 0.0, sine_by_cosine(m), 1.0, 0.0),
-    "TranslateX": lambda image, m: _affine(image, 1.0, 0.0, -float(int(m)), 0.0, 1.0, 0.0),
-    "TranslateY": lambda image, m: _affine(image, 1.0, 0.0, 0.0, 0.0, 1.0, -float(int(m))),
-    "Rotate": lambda image, m: image.rotate(m, Image.Resampling.NEAREST),
     "Brightness": lambda image, m: ImageEnhance.Brightness(image).enhance(1.0 + m),
     "Color": lambda image, m: ImageEnhance.Color(image).enhance(1.0 + m),
     "Contrast": lambda image, m: ImageEnhance.Contrast(image).enhance(1.0 + m),
@@ -63,7 +68,9 @@ _OPERATIONS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
 }
 
 
-def apply(image: Image.Image, operation: str, magnitude: float) -> Image.Image:
+def apply(
+    image: Image.Image, operation: str, magnitude: float, interpolation: str = "nearest"
+) -> Image.Image:
     """Apply one operation; nothing is random.
 
     Source: ``_apply_op`` of ``torchvision.transforms.autoaugment``.
@@ -75,13 +82,14 @@ def apply(image: Image.Image, operation: str, magnitude: float) -> Image.Image:
             or down, rounded towards zero; the degrees of a rotation, counter-clockwise; the
             change of the factor 1 of brightness, colour, contrast and sharpness; the bits that
             Posterize keeps; the value from which Solarize inverts. The others ignore it.
+        interpolation: of shears, translations and rotations, one of :data:`INTERPOLATIONS`.
 
     Returns:
         An image of the same size and mode; for ``"Identity"``, ``image`` itself.
 
     Raises:
-        UserError: for an unknown operation, another mode, a magnitude that is not finite, or
-            bits outside 1 to 8.
+        UserError: for an unknown operation or interpolation, another mode, a magnitude that is
+            not finite, or bits outside 1 to 8.
 
     Example:
         >>> import numpy as np
@@ -91,15 +99,19 @@ def apply(image: Image.Image, operation: str, magnitude: float) -> Image.Image:
         [[0, 10, 20]]
     """
     check_image(image)
-    if operation not in _OPERATIONS:
+    check_interpolation(interpolation)
+    if operation not in _GEOMETRIC and operation not in _OTHERS:
+        names = [*_GEOMETRIC, *_OTHERS]
         raise UserError(
-            f"Unknown augmentation operation {operation!r}; {suggest(operation, _OPERATIONS)}"
+            f"Unknown augmentation operation {operation!r}; {suggest(operation, names)}"
         )
     if not math.isfinite(magnitude):
         raise UserError(
             f"The magnitude {magnitude} of {operation} is not finite; give a finite number."
         )
-    return _OPERATIONS[operation](image, magnitude)
+    if operation in _GEOMETRIC:
+        return _GEOMETRIC[operation](image, magnitude, INTERPOLATIONS[interpolation])
+    return _OTHERS[operation](image, magnitude)
 
 
 def check_image(image: Image.Image) -> None:
@@ -109,4 +121,13 @@ def check_image(image: Image.Image) -> None:
         raise UserError(
             f"Augmentation takes Pillow images of mode {' or '.join(MODES)}, not {mode}; "
             f"convert the image first, as with image.convert('RGB')."
+        )
+
+
+def check_interpolation(interpolation: str, accepted: Collection[str] = INTERPOLATIONS) -> None:
+    """Raise a UserError unless ``interpolation`` is one of those accepted."""
+    if interpolation not in accepted:
+        raise UserError(
+            f"The interpolation {interpolation!r} is not available for this augmentation; use "
+            f"{' or '.join(accepted)}."
         )

@@ -73,7 +73,8 @@ class TrainPreprocess(Preprocess):
     Attributes:
         padding: for ``pad_and_crop``, in pixels on each side.
         flip: whether to mirror half of the images.
-        policy: one of :data:`jaxcnn.data.policies.POLICIES`, or ``"none"``.
+        policy: one of :data:`jaxcnn.data.policies.POLICIES`, or ``"none"``; it has the
+            interpolation of the resize, as in torchvision's training reference.
         resize_size: for ``resize_and_crop``, in pixels; at least ``image_size``.
     """
 
@@ -107,7 +108,8 @@ class TrainPreprocess(Preprocess):
         if self.flip:
             image = transforms.random_flip(image, rng)
         if self.policy != "none":
-            image = from_pillow(POLICIES[self.policy](to_pillow(image), rng))
+            policy = POLICIES[self.policy]
+            image = from_pillow(policy(to_pillow(image), rng, interpolation=self.interpolation))
         return image
 
 

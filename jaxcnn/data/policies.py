@@ -1,8 +1,9 @@
 """Automatic augmentation on the host: AutoAugment, RandAugment, TrivialAugment and AugMix.
 
 They draw operations and magnitudes from the tables of :mod:`jaxcnn.data.spaces`. For the same
-draws they give the same image as ``torchvision.transforms`` with its defaults, bit for bit. All
-random numbers come from the generator that the caller passes for one example.
+draws they give the same image as ``torchvision.transforms``, bit for bit; the defaults are its
+classes'. (Its training reference passes them the interpolation of its resize instead.) All random
+numbers come from the generator that the caller passes for one example.
 """
 
 import functools
@@ -37,6 +38,7 @@ def rand_augment(
     num_ops: int = 2,
     magnitude: int = 9,
     num_magnitude_bins: int = 31,
+    interpolation: str = "nearest",
 ) -> Image.Image:
     """Apply ``num_ops`` operations drawn from ``RAND_AUGMENT``, all of one magnitude.
 
@@ -49,12 +51,14 @@ def rand_augment(
         num_ops: how many operations, one after the other.
         magnitude: the index of each operation's magnitude, 0 to ``num_magnitude_bins`` - 1.
         num_magnitude_bins: how many magnitudes each operation has.
+        interpolation: of shears, translations and rotations, one of
+            :data:`jaxcnn.data.operations.INTERPOLATIONS`.
 
     Returns:
         An image of the same size and mode; it may be ``image`` itself.
 
     Raises:
-        UserError: for another mode, or a number out of range.
+        UserError: for another mode or interpolation, or a number out of range.
 
     Example:
         >>> import numpy as np
@@ -72,15 +76,19 @@ def rand_augment(
             f"magnitude={magnitude} of RandAugment is out of range; set it to 0 to "
             f"{num_magnitude_bins - 1}, or increase num_magnitude_bins."
         )
+    operations.check_interpolation(interpolation)
+    apply = functools.partial(operations.apply, interpolation=interpolation)
     for _ in range(num_ops):
-        image = _apply_drawn(
-            image, rng, RAND_AUGMENT, magnitude, num_magnitude_bins, operations.apply
-        )
+        image = _apply_drawn(image, rng, RAND_AUGMENT, magnitude, num_magnitude_bins, apply)
     return image
 
 
 def trivial_augment_wide(
-    image: Image.Image, rng: np.random.Generator, *, num_magnitude_bins: int = 31
+    image: Image.Image,
+    rng: np.random.Generator,
+    *,
+    num_magnitude_bins: int = 31,
+    interpolation: str = "nearest",
 ) -> Image.Image:
     """Apply one operation of ``TRIVIAL_AUGMENT_WIDE`` with a magnitude, both drawn.
 
@@ -92,12 +100,14 @@ def trivial_augment_wide(
         image: of mode ``RGB`` or ``L``, ``[H, W]`` pixels, uint8; it is not changed.
         rng: draws the operation, its magnitude and its sign.
         num_magnitude_bins: how many magnitudes each operation has.
+        interpolation: of shears, translations and rotations, one of
+            :data:`jaxcnn.data.operations.INTERPOLATIONS`.
 
     Returns:
         An image of the same size and mode; it may be ``image`` itself.
 
     Raises:
-        UserError: for another mode, or fewer than two magnitudes.
+        UserError: for another mode or interpolation, or fewer than two magnitudes.
 
     Example:
         >>> import numpy as np
@@ -108,14 +118,17 @@ def trivial_augment_wide(
     """
     check_image(image)
     _check_bins(num_magnitude_bins)
+    apply = functools.partial(operations.apply, interpolation=interpolation)
     indices = range(num_magnitude_bins)
-    return _apply_drawn(
-        image, rng, TRIVIAL_AUGMENT_WIDE, indices, num_magnitude_bins, operations.apply
-    )
+    return _apply_drawn(image, rng, TRIVIAL_AUGMENT_WIDE, indices, num_magnitude_bins, apply)
 
 
 def auto_augment(
-    image: Image.Image, rng: np.random.Generator, *, policy: str = "imagenet"
+    image: Image.Image,
+    rng: np.random.Generator,
+    *,
+    policy: str = "imagenet",
+    interpolation: str = "nearest",
 ) -> Image.Image:
     """Apply one of the 25 pairs of operations that were found best for a dataset.
 
@@ -126,12 +139,14 @@ def auto_augment(
         image: of mode ``RGB`` or ``L``, ``[H, W]`` pixels, uint8; it is not changed.
         rng: draws the pair, whether each of its operations is applied, and their signs.
         policy: a key of :data:`jaxcnn.data.spaces.AUTO_AUGMENT_POLICIES`.
+        interpolation: of shears, translations and rotations, one of
+            :data:`jaxcnn.data.operations.INTERPOLATIONS`.
 
     Returns:
         An image of the same size and mode; it may be ``image`` itself.
 
     Raises:
-        UserError: for another mode.
+        UserError: for another mode or interpolation.
 
     Example:
         >>> import numpy as np
@@ -141,17 +156,20 @@ def auto_augment(
         (32, 24)
     """
     check_image(image)
+    operations.check_interpolation(interpolation)
     pairs = AUTO_AUGMENT_POLICIES[policy]
     pair = pairs[rng.integers(len(pairs))]
     draws, signs = rng.random(len(pair)), rng.integers(2, size=len(pair))
     for (operation, probability, index), draw, sign in zip(pair, draws, signs, strict=True):
         if draw <= probability:
             magnitude = _magnitude(image, AUTO_AUGMENT[operation], index, NUM_BINS, not sign)
-            image = operations.apply(image, operation, magnitude)
+            image = operations.apply(image, operation, magnitude, interpolation)
     return image
 
 
-def aug_mix(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+def aug_mix(
+    image: Image.Image, rng: np.random.Generator, *, interpolation: str = "bilinear"
+) -> Image.Image:
     """Mix an image with three chains of one to three operations drawn from ``AUG_MIX``.
 
     Source: Hendrycks et al. 2020, "AugMix: A Simple Data Processing Method to Improve Robustness
@@ -161,12 +179,14 @@ def aug_mix(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     Args:
         image: of mode ``RGB`` or ``L``, ``[H, W]`` pixels, uint8; it is not changed.
         rng: draws the weights, and the length and operations of each chain.
+        interpolation: of shears, translations and rotations, one of
+            :data:`jaxcnn.data.tensor_operations.INTERPOLATIONS`.
 
     Returns:
         An image of the same size and mode.
 
     Raises:
-        UserError: for another mode.
+        UserError: for another mode or interpolation; bicubic, too, as in torchvision.
 
     Example:
         >>> import numpy as np
@@ -176,6 +196,7 @@ def aug_mix(image: Image.Image, rng: np.random.Generator) -> Image.Image:
         'L'
     """
     check_image(image)
+    apply = functools.partial(tensor_operations.apply, interpolation=interpolation)
     # As torchvision: weights and sums in float32, the result truncated.
     kept, mixed_in = rng.dirichlet([1.0, 1.0]).astype(np.float32)
     weights = rng.dirichlet([1.0] * AUG_MIX_CHAINS).astype(np.float32) * mixed_in
@@ -183,9 +204,7 @@ def aug_mix(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     for weight in weights:
         chain = image
         for _ in range(AUG_MIX_DEPTHS[rng.integers(len(AUG_MIX_DEPTHS))]):
-            chain = _apply_drawn(
-                chain, rng, AUG_MIX, range(AUG_MIX_SEVERITY), NUM_BINS, tensor_operations.apply
-            )
+            chain = _apply_drawn(chain, rng, AUG_MIX, range(AUG_MIX_SEVERITY), NUM_BINS, apply)
         mix += weight * np.asarray(chain, np.float32)
     return Image.fromarray(mix.astype(np.uint8))
 

@@ -1,7 +1,7 @@
 """Operations of automatic augmentation, as torchvision's on a uint8 tensor, which AugMix uses.
 
-Their results differ from those on a Pillow image: shears, translations and rotations interpolate
-bilinearly, and values are computed in float32 and truncated. The float32 operations and their
+Their results differ from those on a Pillow image: positions of shears, translations and rotations,
+and values, are computed in float32, and values are truncated. The float32 operations and their
 order are torch's on an x86 processor, so that the images are equal bit for bit. (Contrast: up to
 65,793 pixels; above, torch may round the sum for the mean brightness.)
 """
@@ -15,6 +15,8 @@ from PIL import Image
 from jaxcnn.data import operations
 from jaxcnn.data.images import from_pillow, to_pillow
 
+# torchvision has no bicubic operations on a tensor.
+INTERPOLATIONS = ("nearest", "bilinear")
 _ONE = np.float32(1)
 
 
@@ -41,17 +43,20 @@ def _positions(weights: np.ndarray, height: int, width: int, size: int) -> np.nd
     return _fused_multiply_add(relative + _ONE, np.float32(size / 2), np.float32(-0.5))
 
 
-def _affine(pixels: np.ndarray, *inverse: float) -> np.ndarray:
+def _affine(pixels: np.ndarray, interpolation: str, *inverse: float) -> np.ndarray:
     """Transform by the six numbers that map a position, from the centre, to one in ``pixels``."""
     height, width, channels = pixels.shape
     weights = np.array(inverse, np.float32).reshape(2, 3)
     x = _positions(weights[0], height, width, width)
     y = _positions(weights[1], height, width, height)
+    if interpolation == "nearest":
+        bordered = np.pad(pixels, [(1, 1), (1, 1), (0, 0)])
+        return bordered[_bordered_index(np.rint(y), height), _bordered_index(np.rint(x), width)]
     left, top = np.floor(x), np.floor(y)
     right_part, lower_part = x - left, y - top
     parts_x, parts_y = (_ONE - right_part, right_part), (_ONE - lower_part, lower_part)
-    columns = [np.clip(left + i, -1, width).astype(np.intp) + 1 for i in (0, 1)]
-    rows = [np.clip(top + i, -1, height).astype(np.intp) + 1 for i in (0, 1)]
+    columns = [_bordered_index(left + i, width) for i in (0, 1)]
+    rows = [_bordered_index(top + i, height) for i in (0, 1)]
 
     # The channels come first: numpy is slow along a short last axis.
     bordered = np.pad(pixels, [(1, 1), (1, 1), (0, 0)]).reshape(-1, channels).T.astype(np.float64)
@@ -62,22 +67,29 @@ def _affine(pixels: np.ndarray, *inverse: float) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(np.rint(result).astype(np.uint8), 0, -1))
 
 
-def _shear_x(pixels: np.ndarray, magnitude: float) -> np.ndarray:
+def _bordered_index(positions: np.ndarray, size: int) -> np.ndarray:
+    """The indices of whole positions on an axis that has a border of one pixel."""
+    return np.clip(positions, -1, size).astype(np.intp) + 1
+
+
+def _shear_x(pixels: np.ndarray, magnitude: float, interpolation: str) -> np.ndarray:
     tangent = operations.tangent(magnitude)
     center_y, center_x = (length / 2 for length in pixels.shape[:2])
-    return _affine(pixels, 1.0, tangent, center_x + tangent * center_y - center_x, 0.0, 1.0, 0.0)
+    shift = center_x + tangent * center_y - center_x
+    return _affine(pixels, interpolation, 1.0, tangent, shift, 0.0, 1.0, 0.0)
 
 
-def _shear_y(pixels: np.ndarray, magnitude: float) -> np.ndarray:
+def _shear_y(pixels: np.ndarray, magnitude: float, interpolation: str) -> np.ndarray:
     tangent = operations.sine_by_cosine(magnitude)
     center_y, center_x = (length / 2 for length in pixels.shape[:2])
-    return _affine(pixels, 1.0, 0.0, 0.0, tangent, 1.0, tangent * center_x + center_y - center_y)
+    shift = tangent * center_x + center_y - center_y
+    return _affine(pixels, interpolation, 1.0, 0.0, 0.0, tangent, 1.0, shift)
 
 
-def _rotate(pixels: np.ndarray, degrees: float) -> np.ndarray:
+def _rotate(pixels: np.ndarray, degrees: float, interpolation: str) -> np.ndarray:
     angle = math.radians(-degrees)
     cosine, sine = math.cos(angle), math.sin(angle)
-    return _affine(pixels, cosine, sine, 0.0, -sine, cosine, 0.0)
+    return _affine(pixels, interpolation, cosine, sine, 0.0, -sine, cosine, 0.0)
 
 
 def _blend(pixels: np.ndarray, others: np.ndarray, magnitude: float) -> np.ndarray:
@@ -128,12 +140,14 @@ def _auto_contrast(pixels: np.ndarray) -> np.ndarray:
     return np.where(flat, pixels, _truncated((pixels - low) * scale))
 
 
-_OPERATIONS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
+_GEOMETRIC: dict[str, Callable[[np.ndarray, float, str], np.ndarray]] = {
     "ShearX": _shear_x,
     "ShearY": _shear_y,
-    "TranslateX": lambda pixels, m: _affine(pixels, 1.0, 0.0, -float(int(m)), 0.0, 1.0, 0.0),
-    "TranslateY": lambda pixels, m: _affine(pixels, 1.0, 0.0, 0.0, 0.0, 1.0, -float(int(m))),
+    "TranslateX": lambda pixels, m, by: _affine(pixels, by, 1.0, 0.0, -int(m), 0.0, 1.0, 0.0),
+    "TranslateY": lambda pixels, m, by: _affine(pixels, by, 1.0, 0.0, 0.0, 0.0, 1.0, -int(m)),
     "Rotate": _rotate,
+}
+_OTHERS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
     "Brightness": lambda pixels, m: _blend(pixels, np.zeros_like(pixels), m),
     "Color": _color,
     "Contrast": _contrast,
@@ -142,10 +156,15 @@ _OPERATIONS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
 }
 
 
-def apply(image: Image.Image, operation: str, magnitude: float) -> Image.Image:
+def apply(
+    image: Image.Image, operation: str, magnitude: float, interpolation: str = "bilinear"
+) -> Image.Image:
     """Apply one operation, as :func:`jaxcnn.data.operations.apply`, with a tensor's results.
 
-    Source: ``_apply_op`` of ``torchvision.transforms.autoaugment``, bilinear.
+    Source: ``_apply_op`` of ``torchvision.transforms.autoaugment``.
+
+    Raises:
+        UserError: as there, and for an interpolation that is not of :data:`INTERPOLATIONS`.
 
     Example:
         >>> import numpy as np
@@ -154,6 +173,9 @@ def apply(image: Image.Image, operation: str, magnitude: float) -> Image.Image:
         >>> np.asarray(apply(row, "AutoContrast", 0.0)).tolist()
         [[0, 127, 255]]
     """
-    if operation not in _OPERATIONS:  # the others are equal for both
-        return operations.apply(image, operation, magnitude)
-    return to_pillow(_OPERATIONS[operation](from_pillow(image), magnitude))
+    operations.check_interpolation(interpolation, INTERPOLATIONS)
+    if operation in _GEOMETRIC:
+        return to_pillow(_GEOMETRIC[operation](from_pillow(image), magnitude, interpolation))
+    if operation in _OTHERS:
+        return to_pillow(_OTHERS[operation](from_pillow(image), magnitude))
+    return operations.apply(image, operation, magnitude)  # equal for both

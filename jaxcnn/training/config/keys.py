@@ -117,8 +117,9 @@ KEYS: tuple[Key, ...] = (
     Key("fit", None, Choice(FITS),
         "how images reach `image_size` where no crop does it: resized, or padded with black",
         open=_PRESET),
-    Key("interpolation", None, Choice(tuple(INTERPOLATIONS)), "of every resize; antialiased",
-        open=_RECIPE, otherwise="bilinear"),
+    Key("interpolation", None, Choice(tuple(INTERPOLATIONS)),
+        "of every resize (antialiased), and of `augment.policy`", open=_RECIPE,
+        otherwise="bilinear"),
     # --- augmentation
     Key("augment.crop", None, Choice(TRAIN_CROPS), "how training crops images", open=_PRESET),
     Key("augment.resize_size", None, _COUNT,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from jaxcnn import models
+from jaxcnn.data import tensor_operations
 from jaxcnn.errors import UserError
 from jaxcnn.training.optimizer import OPTIMIZERS, WITH_MOMENTUM
 
@@ -15,6 +16,17 @@ def _hue(config: ConfigDict) -> str | None:
     hue = config.augment.color_jitter[3]
     if hue > 0.5:
         return f"config.augment.color_jitter has a hue of {hue}; the last number is at most 0.5."
+    return None
+
+
+def _policy(config: ConfigDict) -> str | None:
+    accepted = tensor_operations.INTERPOLATIONS
+    if config.augment.policy == "aug_mix" and config.interpolation not in accepted:
+        return (
+            f"config.augment.policy=aug_mix does not accept "
+            f"config.interpolation={config.interpolation}, nor does torchvision's AugMix; set "
+            f"config.interpolation=bilinear, or use another policy."
+        )
     return None
 
 
@@ -164,6 +176,7 @@ def _teacher(config: ConfigDict) -> str | None:
 
 RULES: tuple[Rule, ...] = (
     _hue,
+    _policy,
     _crops,
     _resize,
     _mean_image,
