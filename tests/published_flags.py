@@ -201,6 +201,8 @@ class Paper:
         ported: whether torchvision publishes weights that it took from elsewhere.
         weights: torchvision's name of the weights; None: there are none.
         devices: number of devices; None: not published, or not what the batch is spread over.
+        top1: top-1 accuracy on ImageNet's validation images in the paper, where there are no
+            weights; 0 to 1.
     """
 
     source: str
@@ -209,6 +211,7 @@ class Paper:
     ported: bool = False
     weights: str | None = "IMAGENET1K_V1"
     devices: int | None = None
+    top1: float | None = None
 
 
 _TENSORFLOW_RMSPROP = {
@@ -396,6 +399,7 @@ PAPERS: tuple[Paper, ...] = (
         },
         models=("alexnet_original",),
         weights=None,
+        top1=1 - 0.407,  # table 2, one network
     ),
     Paper(
         "Zeiler and Fergus 2013, section 3",
@@ -420,6 +424,7 @@ PAPERS: tuple[Paper, ...] = (
         models=("zfnet",),
         weights=None,
         devices=1,
+        top1=1 - 0.384,  # table 2, one network as in figure 3
     ),
     Paper(
         "Lin et al. 2013, section 4.1; Krizhevsky et al. 2012, section 5",
