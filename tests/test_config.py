@@ -333,7 +333,7 @@ def test_recipes_sizes_follow_another_image_size():
     """The ratio of training to evaluation is part of a recipe (torchvision's FixRes)."""
     recipe = {"image_size": 176, "eval.image_size": 224, "eval.resize_size": 232}
     assert _in_proportion(recipe, 88) == {
-        "image_size": 176,
+        "image_size": 88,
         "eval.image_size": 112,
         "eval.resize_size": 116,
     }

@@ -12,18 +12,18 @@ from published_flags import COMMANDS, OTHER_COMMANDS, PAPERS, Command, Paper
 from jaxcnn import models
 from jaxcnn.models.published import PUBLISHED
 from jaxcnn.training import recipe_table
-from jaxcnn.training.config import KEYS, open_config, resolve
+from jaxcnn.training.config import KEYS, open_config, resolve, validate
 from jaxcnn.training.recipes import DATASETS, OTHERS, RECIPES, recipe_for
 
 PUBLISHED_FOR = {model: entry for entry in (*COMMANDS, *PAPERS) for model in entry.models}
 
 # Keys that neither the flags nor the papers govern: where the data is, how it is read, what is
-# written, and what has no effect with random resized crops.
+# written, and what has no effect with random resized crops, nothing frozen and no teacher.
 NOT_GOVERNED = {
     *("model", "num_classes", "init_from", "dataset", "train_split", "seed", "log_every_steps"),
     *("eval.split", "eval.every_epochs", "eval.batch_size", "max_skipped", "channels", "fit"),
     *("checkpoint.every_epochs", "checkpoint.keep", "log_norms", "augment.padding"),
-    "augment.resize_size",
+    *("augment.resize_size", "freeze_batch_stats", "teacher_temperature", "teacher_weight"),
 }
 
 
@@ -98,7 +98,7 @@ def translated(flags: str, gpus: int) -> dict[str, Any]:
             f"optimizer_args.{name}": value
             for name, value in (optimizer_args | OPTIMIZER_ARGS[args.opt]).items()
         },
-        "momentum": args.momentum,
+        "momentum": 0.0 if args.opt == "adamw" else args.momentum,
         "nesterov": False,
         "weight_decay": args.weight_decay,
         "norm_weight_decay": args.norm_weight_decay,
@@ -152,6 +152,12 @@ def translated(flags: str, gpus: int) -> dict[str, Any]:
         "plateau.threshold": 1e-4,
         "image_sizes": None,
         "renormalize_filters": None,
+        "freeze": None,
+        "unfreeze_epoch": None,
+        "head_learning_rate": None,
+        "layer_decay": None,
+        "teacher": None,
+        "teacher_weights": None,
     }
 
 
@@ -182,6 +188,16 @@ def differences(config: Any, entry: Command | Paper) -> dict[str, tuple[Any, Any
         for name, value in flat(resolve(config)).items()
         if name in expected and value != expected[name]
     }
+
+
+def get_config(root, name: str):
+    """The ``get_config`` of a config file."""
+    namespace: dict[str, Any] = {}
+    exec((root / "configs" / f"{name}.py").read_text(), namespace)
+    return namespace["get_config"]
+
+
+CONFIGS = {model: (model, recipe_for(model)) for model in models.list_models()} | OTHERS
 
 
 @pytest.mark.parametrize("model", models.list_models())
@@ -237,6 +253,26 @@ def test_weights_of_a_trained_recipe_are_evaluated_as_their_transforms_say():
         assert (config.mean, config.std) == (transforms.mean, transforms.std), model
 
 
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_every_recipe_is_valid(name, root):
+    config = get_config(root, name)()
+    validate(resolve(config), device_count=1)
+
+
+def test_sizes_of_progressive_resizing_follow_another_image_size():
+    config = resolve(open_config("efficientnet_v2_l", image_size=190))
+    assert config.image_sizes == ((0, 64), (87, 106), (174, 148), (261, 190))
+    assert (config.image_size, config.eval.image_size, config.eval.resize_size) == (190, 240, 240)
+    config = resolve(open_config("convnext_base", image_sizes=((0, 64), (300, 88))))
+    assert (config.image_size, config.eval.image_size, config.eval.resize_size) == (88, 112, 116)
+
+
+def test_another_optimizer_does_not_get_the_arguments_of_the_recipes():
+    config = resolve(open_config("inception_v3", optimizer="adamw"))
+    validate(config, device_count=1)
+    assert (config.optimizer_args.alpha, config.optimizer_args.eps) == (None, 1e-8)
+
+
 # --- small datasets
 
 
@@ -279,16 +315,6 @@ def test_the_new_recipe_trains_other_networks_too(root):
 
 
 # --- what the config files and the documentation say
-
-
-def get_config(root, name: str):
-    """The ``get_config`` of a config file."""
-    namespace: dict[str, Any] = {}
-    exec((root / "configs" / f"{name}.py").read_text(), namespace)
-    return namespace["get_config"]
-
-
-CONFIGS = {model: (model, recipe_for(model)) for model in models.list_models()} | OTHERS
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))

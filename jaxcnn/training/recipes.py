@@ -162,19 +162,13 @@ MOBILENET_V2 = REFERENCE.but(
     },
 )
 
-# RMSprop's constants are those of references/classification/train.py.
-_RMSPROP = {
-    "optimizer": "rmsprop",
-    "optimizer_args.alpha": 0.9,
-    "optimizer_args.eps": 0.0316,
-}
 # The published weights are averages of the last three checkpoints that improved top-1, which no
 # key does.
 MOBILENET_V3 = REFERENCE.but(
     "mobilenet_v3",
     f"{README}, MobileNetV3 Large & Small",
     {
-        **_RMSPROP,
+        "optimizer": "rmsprop",
         "num_epochs": 600,
         "batch_size": 8 * 128,
         "learning_rate": 0.064,
@@ -303,9 +297,6 @@ def _convnext(name: str, resize_size: int) -> Recipe:
     """The command line of the README, with the resize that the weights' transforms have."""
     settings = {
         "optimizer": "adamw",
-        "optimizer_args.beta1": 0.9,
-        "optimizer_args.beta2": 0.999,
-        "optimizer_args.eps": 1e-8,
         "learning_rate": 1e-3,
         "weight_decay": 0.05,
         "eval.resize_size": resize_size,
@@ -365,7 +356,6 @@ INCEPTION_V3 = REFERENCE.but(
     "Szegedy et al. 2015, sections 7 and 8",
     {
         "optimizer": "rmsprop",
-        "optimizer_args.alpha": 0.9,
         "optimizer_args.eps": 1.0,
         "num_epochs": 100,
         "batch_size": 50 * 32,
@@ -390,7 +380,7 @@ MNASNET = REFERENCE.but(
     "mnasnet",
     "Tan et al. 2019, section 5; tensorflow/tpu, models/official/mnasnet",
     {
-        **_RMSPROP,
+        "optimizer": "rmsprop",
         "num_epochs": 350,
         "batch_size": 4096,
         "learning_rate": 0.256,
