@@ -4,8 +4,7 @@ Trained with the recipe "alexnet_original" of jaxcnn/training/recipes.py: 90 epo
 128 images. Its source: Krizhevsky et al. 2012, sections 4 and 5.
 
 The paper reports 59.3% top-1 on ImageNet. Inputs are of about -128 to 128, less the mean image. The
-textbooks' form: --config.model_args.two_columns=False
---config.model_args.local_response_norm=False.
+textbooks' forms are built by arguments: docs/networks.md.
 """
 
 from ml_collections import ConfigDict

@@ -465,6 +465,7 @@ ALEXNET_ORIGINAL = WITHOUT_NORM.but(
         "learning_rate": 0.01,
         "weight_decay": 5e-4,
         "schedule": "plateau",
+        "plateau.metric": "top1",
         "decay_factor": 0.1,
         "min_learning_rate": 1e-5,  # "reduced three times prior to termination"
         "augment.crop": "resize_and_crop",
@@ -492,6 +493,7 @@ ZFNET = WITHOUT_NORM.but(
         "weight_decay": 5e-4,
         "renormalize_filters": 0.1,
         "schedule": "plateau",
+        "plateau.metric": "top1",
         "decay_factor": 0.1,
         "augment.crop": "resize_and_crop",
         "augment.resize_size": 256,
@@ -514,6 +516,7 @@ NIN = WITHOUT_NORM.but(
         "learning_rate": 0.01,
         "weight_decay": 5e-4,
         "schedule": "plateau",
+        "plateau.metric": "top1",
         "decay_factor": 0.1,
         "min_learning_rate": 1e-4,  # "one percent of the initial value"
     },
