@@ -1,6 +1,10 @@
 """convnext_base (Liu et al. 2022).
 
-Trained with the recipe "reference" of jaxcnn/training/recipes.py.
+Trained with the recipe "convnext" of jaxcnn/training/recipes.py: 600 epochs of batches of 1,024
+images, 64 on each of 16 devices. Its source: torchvision, references/classification/README.md,
+ConvNeXt.
+
+It is reported to reach 84.062% top-1 on ImageNet: torchvision's weights IMAGENET1K_V1.
 """
 
 from ml_collections import ConfigDict

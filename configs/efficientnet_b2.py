@@ -1,6 +1,11 @@
 """efficientnet_b2 (Tan and Le 2019).
 
-Trained with the recipe "reference" of jaxcnn/training/recipes.py.
+Trained with the recipe "efficientnet_b2" of jaxcnn/training/recipes.py: 350 epochs of batches of
+4,096 images. Its source: Tan and Le 2019, section 5.2; tensorflow/tpu,
+models/official/efficientnet.
+
+torchvision's weights IMAGENET1K_V1 reach 80.608% top-1 on ImageNet; they are ported, and the recipe
+is the paper's. Those weights are timm's, of another recipe: see docs/recipes.md.
 """
 
 from ml_collections import ConfigDict

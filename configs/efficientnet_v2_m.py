@@ -1,6 +1,10 @@
 """efficientnet_v2_m (Tan and Le 2021).
 
-Trained with the recipe "reference" of jaxcnn/training/recipes.py.
+Trained with the recipe "efficientnet_v2_m" of jaxcnn/training/recipes.py: 600 epochs of batches of
+1,024 images, 32 on each of 32 devices. Its source: torchvision,
+references/classification/README.md, EfficientNet-V2.
+
+It is reported to reach 85.112% top-1 on ImageNet: torchvision's weights IMAGENET1K_V1.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,10 @@
 """mobilenet_v2 (Sandler et al. 2018).
 
-Trained with the recipe "reference" of jaxcnn/training/recipes.py.
+Trained with the recipe "mobilenet_v2" of jaxcnn/training/recipes.py: 300 epochs of batches of 256
+images, 32 on each of 8 devices. Its source: torchvision, references/classification/README.md,
+MobileNetV2.
+
+It is reported to reach 71.878% top-1 on ImageNet: torchvision's weights IMAGENET1K_V1.
 """
 
 from ml_collections import ConfigDict

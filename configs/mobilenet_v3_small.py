@@ -1,6 +1,12 @@
 """mobilenet_v3_small (Howard et al. 2019).
 
-Trained with the recipe "reference" of jaxcnn/training/recipes.py.
+Trained with the recipe "mobilenet_v3" of jaxcnn/training/recipes.py: 600 epochs of batches of 1,024
+images, 128 on each of 8 devices. Its source: torchvision, references/classification/README.md,
+MobileNetV3 Large & Small.
+
+It is reported to reach 67.668% top-1 on ImageNet: torchvision's weights IMAGENET1K_V1. The
+published weights are the average of the last three checkpoints that improved top-1 on the
+validation images; no config key does that.
 """
 
 from ml_collections import ConfigDict

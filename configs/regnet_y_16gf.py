@@ -1,6 +1,10 @@
 """regnet_y_16gf (Radosavovic et al. 2020).
 
-Trained with the recipe "reference" of jaxcnn/training/recipes.py.
+Trained with the recipe "regnet_large" of jaxcnn/training/recipes.py: 100 epochs of batches of 256
+images, 32 on each of 8 devices. Its source: torchvision, references/classification/README.md,
+RegNet, large models.
+
+It is reported to reach 80.424% top-1 on ImageNet: torchvision's weights IMAGENET1K_V1.
 """
 
 from ml_collections import ConfigDict

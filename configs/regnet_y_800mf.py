@@ -1,6 +1,10 @@
 """regnet_y_800mf (Radosavovic et al. 2020).
 
-Trained with the recipe "reference" of jaxcnn/training/recipes.py.
+Trained with the recipe "regnet_small" of jaxcnn/training/recipes.py: 100 epochs of batches of 1,024
+images, 128 on each of 8 devices. Its source: torchvision, references/classification/README.md,
+RegNet, small models.
+
+It is reported to reach 76.42% top-1 on ImageNet: torchvision's weights IMAGENET1K_V1.
 """
 
 from ml_collections import ConfigDict

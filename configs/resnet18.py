@@ -1,6 +1,10 @@
 """resnet18 (He et al. 2015).
 
-Trained with the recipe "reference" of jaxcnn/training/recipes.py.
+Trained with the recipe "reference" of jaxcnn/training/recipes.py: 90 epochs of batches of 256
+images, 32 on each of 8 devices. Its source: torchvision, references/classification/README.md, the
+table of default parameters.
+
+It is reported to reach 69.758% top-1 on ImageNet: torchvision's weights IMAGENET1K_V1.
 """
 
 from ml_collections import ConfigDict

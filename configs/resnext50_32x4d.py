@@ -1,6 +1,10 @@
 """resnext50_32x4d (Xie et al. 2016).
 
-Trained with the recipe "reference" of jaxcnn/training/recipes.py.
+Trained with the recipe "resnext50" of jaxcnn/training/recipes.py: 100 epochs of batches of 256
+images, 32 on each of 8 devices. Its source: torchvision, references/classification/README.md,
+ResNext.
+
+It is reported to reach 77.618% top-1 on ImageNet: torchvision's weights IMAGENET1K_V1.
 """
 
 from ml_collections import ConfigDict

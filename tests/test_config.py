@@ -53,7 +53,7 @@ def test_another_model_brings_its_own_rate_and_size():
     assert resolve(config).learning_rate == 0.01
     config.model = "inception_v3"
     config = resolve(config)
-    assert (config.learning_rate, config.image_size, config.eval.resize_size) == (0.1, 299, 342)
+    assert (config.learning_rate, config.image_size, config.eval.resize_size) == (0.045, 299, 342)
 
 
 def test_another_dataset_brings_its_own_settings():
@@ -337,7 +337,7 @@ def test_recipes_sizes_follow_another_image_size():
     """The ratio of training to evaluation is part of a recipe (torchvision's FixRes)."""
     recipe = {"image_size": 176, "eval.image_size": 224, "eval.resize_size": 232}
     assert _in_proportion(recipe, 88) == {
-        "image_size": 176,
+        "image_size": 88,
         "eval.image_size": 112,
         "eval.resize_size": 116,
     }
@@ -396,7 +396,7 @@ def test_images_too_large_for_the_parameters_are_refused_before_they_are_made(da
 def test_regnets_learn_small_images_at_a_smaller_rate():
     names = ("anynet", *models.list_models("regnet"))
     assert {changed(name).learning_rate for name in names} == {0.005}
-    assert {changed(name, "imagenet2012").learning_rate for name in names} == {0.1}
+    assert min(changed(name, "imagenet2012").learning_rate for name in names) > 0.005
 
 
 def test_images_too_small_are_refused_before_weights_are_made(data_dir):

@@ -239,8 +239,9 @@ KEYS: tuple[Key, ...] = (
     # --- how it is computed and reported
     Key("dtype", "float32", Choice(("float32", "bfloat16")),
         "of the computation; parameters and statistics stay float32"),
-    Key("sync_batch_norm", False, Boolean(),
-        "batch statistics over all replicas rather than per replica"),
+    Key("sync_batch_norm", None, Boolean(),
+        "batch statistics over all replicas rather than per replica",
+        open=_RECIPE, otherwise=False),
     Key("seed", 0, Number(int, at_least=0, below=2**63),
         "of weights, shuffles, crops and dropout"),
     Key("log_every_steps", None, _COUNT, "steps from one line of metrics to the next",

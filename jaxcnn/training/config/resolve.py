@@ -97,7 +97,11 @@ def _in_proportion(recipe: Mapping[str, Any], image_size: int | None) -> dict[st
     lengths = {
         name: round(recipe[name] * image_size / own_size) for name in _LENGTHS if name in recipe
     }
-    return {**recipe, **lengths}
+    if "image_sizes" in recipe:
+        lengths["image_sizes"] = tuple(
+            (epoch, round(size * image_size / own_size)) for epoch, size in recipe["image_sizes"]
+        )
+    return {**recipe, **lengths, "image_size": image_size}
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
@@ -129,7 +133,9 @@ def resolve(config: ConfigDict) -> ConfigDict:
     if size is None and "image_sizes" in given:
         size = given["image_sizes"][-1][1]
     recipe = _in_proportion(training_settings(model, base_name(dataset)), size)
-    size = size or recipe.pop("image_size", None)
+    size = recipe.get("image_size", size)
+    if given.get("optimizer", recipe["optimizer"]) != recipe["optimizer"]:
+        recipe = {k: v for k, v in recipe.items() if not k.startswith("optimizer_args.")}
     settings = {key.name: key.otherwise if key.default is None else key.default for key in KEYS}
     settings |= _image_settings(model, dataset, size) | _without_none(recipe) | given
     _fill_in_optimizer(settings, given)
