@@ -1,6 +1,6 @@
 """alexnet (Krizhevsky 2014).
 
-Trained with the recipe "without_norm" of jaxcnn/training/recipes.py: 90 epochs of batches of 256
+Trained with the recipe "without_norm" of jaxcnn/training/recipes: 90 epochs of batches of 256
 images, 32 on each of 8 devices. Its source: torchvision, references/classification/README.md,
 AlexNet and VGG.
 

@@ -1,6 +1,6 @@
 """alexnet_original (Krizhevsky et al. 2012).
 
-Trained with the recipe "alexnet_original" of jaxcnn/training/recipes.py: 90 epochs of batches of
+Trained with the recipe "alexnet_original" of jaxcnn/training/recipes: 90 epochs of batches of
 128 images. Its source: Krizhevsky et al. 2012, sections 4 and 5.
 
 The paper reports 59.3% top-1 on ImageNet. Inputs are of about -128 to 128, less the mean image. The

@@ -1,6 +1,6 @@
 """convnext_large (Liu et al. 2022).
 
-Trained with the recipe "convnext" of jaxcnn/training/recipes.py: 600 epochs of batches of 1,024
+Trained with the recipe "convnext" of jaxcnn/training/recipes: 600 epochs of batches of 1,024
 images, 64 on each of 16 devices. Its source: torchvision, references/classification/README.md,
 ConvNeXt.
 

@@ -1,6 +1,6 @@
 """densenet201 (Huang et al. 2017).
 
-Trained with the recipe "densenet" of jaxcnn/training/recipes.py: 90 epochs of batches of 256
+Trained with the recipe "densenet" of jaxcnn/training/recipes: 90 epochs of batches of 256
 images, 64 on each of 4 devices. Its source: Huang et al. 2017, section 4.2, and fb.resnet.torch,
 datasets/imagenet.lua.
 

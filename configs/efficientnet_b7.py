@@ -1,6 +1,6 @@
 """efficientnet_b7 (Tan and Le 2019).
 
-Trained with the recipe "efficientnet_b7" of jaxcnn/training/recipes.py: 350 epochs of batches of
+Trained with the recipe "efficientnet_b7" of jaxcnn/training/recipes: 350 epochs of batches of
 4,096 images. Its source: Tan and Le 2019, section 5.2; tensorflow/tpu,
 models/official/efficientnet.
 

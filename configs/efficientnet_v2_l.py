@@ -1,6 +1,6 @@
 """efficientnet_v2_l (Tan and Le 2021).
 
-Trained with the recipe "efficientnet_v2_l" of jaxcnn/training/recipes.py: 350 epochs of batches of
+Trained with the recipe "efficientnet_v2_l" of jaxcnn/training/recipes: 350 epochs of batches of
 4,096 images. Its source: Tan and Le 2021, section 5.1 and table 6; google/automl, efficientnetv2.
 
 torchvision's weights IMAGENET1K_V1 reach 85.808% top-1 on ImageNet; they are ported, and the recipe

@@ -1,6 +1,6 @@
 """efficientnet_v2_m (Tan and Le 2021).
 
-Trained with the recipe "efficientnet_v2_m" of jaxcnn/training/recipes.py: 600 epochs of batches of
+Trained with the recipe "efficientnet_v2_m" of jaxcnn/training/recipes: 600 epochs of batches of
 1,024 images, 32 on each of 32 devices. Its source: torchvision,
 references/classification/README.md, EfficientNet-V2.
 

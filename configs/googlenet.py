@@ -1,6 +1,6 @@
 """googlenet (Szegedy et al. 2014).
 
-Trained with the recipe "googlenet" of jaxcnn/training/recipes.py: 250 epochs of batches of 32
+Trained with the recipe "googlenet" of jaxcnn/training/recipes: 250 epochs of batches of 32
 images. Its source: Szegedy et al. 2014, section 6; Caffe, models/bvlc_googlenet.
 
 torchvision's weights IMAGENET1K_V1 reach 69.778% top-1 on ImageNet; they are ported, and the recipe

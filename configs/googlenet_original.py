@@ -1,6 +1,6 @@
 """googlenet_original (Szegedy et al. 2014).
 
-Trained with the recipe "googlenet_original" of jaxcnn/training/recipes.py: 250 epochs of batches of
+Trained with the recipe "googlenet_original" of jaxcnn/training/recipes: 250 epochs of batches of
 32 images. Its source: Szegedy et al. 2014, section 6; Caffe, models/bvlc_googlenet.
 
 No accuracy on ImageNet is reported for it: there are no published weights.

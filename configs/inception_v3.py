@@ -1,6 +1,6 @@
 """inception_v3 (Szegedy et al. 2015).
 
-Trained with the recipe "inception_v3" of jaxcnn/training/recipes.py: 100 epochs of batches of 1,600
+Trained with the recipe "inception_v3" of jaxcnn/training/recipes: 100 epochs of batches of 1,600
 images, 32 on each of 50 devices. Its source: Szegedy et al. 2015, sections 7 and 8.
 
 torchvision's weights IMAGENET1K_V1 reach 77.294% top-1 on ImageNet; they are ported, and the recipe

@@ -1,6 +1,6 @@
 """lenet5 (LeCun et al. 1998).
 
-Trained with the recipe "lenet" of jaxcnn/training/recipes.py: 20 epochs of batches of 128 images.
+Trained with the recipe "lenet" of jaxcnn/training/recipes: 20 epochs of batches of 128 images.
 Its source: published nowhere: today's SGD on MNIST.
 
 The paper trained otherwise, so no published accuracy belongs to it.

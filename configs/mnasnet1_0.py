@@ -1,6 +1,6 @@
 """mnasnet1_0 (Tan et al. 2019).
 
-Trained with the recipe "mnasnet" of jaxcnn/training/recipes.py: 350 epochs of batches of 4,096
+Trained with the recipe "mnasnet" of jaxcnn/training/recipes: 350 epochs of batches of 4,096
 images. Its source: Tan et al. 2019, section 5; tensorflow/tpu, models/official/mnasnet.
 
 torchvision's weights IMAGENET1K_V1 reach 73.456% top-1 on ImageNet; they are ported, and the recipe

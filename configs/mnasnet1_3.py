@@ -1,6 +1,6 @@
 """mnasnet1_3 (Tan et al. 2019).
 
-Trained with the recipe "new_mnasnet" of jaxcnn/training/recipes.py: 600 epochs of batches of 1,024
+Trained with the recipe "new_mnasnet" of jaxcnn/training/recipes: 600 epochs of batches of 1,024
 images, 128 on each of 8 devices. Its source: torchvision, pull request 6019.
 
 It is reported to reach 76.506% top-1 on ImageNet: torchvision's weights IMAGENET1K_V1.

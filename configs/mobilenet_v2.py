@@ -1,6 +1,6 @@
 """mobilenet_v2 (Sandler et al. 2018).
 
-Trained with the recipe "mobilenet_v2" of jaxcnn/training/recipes.py: 300 epochs of batches of 256
+Trained with the recipe "mobilenet_v2" of jaxcnn/training/recipes: 300 epochs of batches of 256
 images, 32 on each of 8 devices. Its source: torchvision, references/classification/README.md,
 MobileNetV2.
 

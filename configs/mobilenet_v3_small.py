@@ -1,6 +1,6 @@
 """mobilenet_v3_small (Howard et al. 2019).
 
-Trained with the recipe "mobilenet_v3" of jaxcnn/training/recipes.py: 600 epochs of batches of 1,024
+Trained with the recipe "mobilenet_v3" of jaxcnn/training/recipes: 600 epochs of batches of 1,024
 images, 128 on each of 8 devices. Its source: torchvision, references/classification/README.md,
 MobileNetV3 Large & Small.
 

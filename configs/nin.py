@@ -1,6 +1,6 @@
 """nin (Lin et al. 2013).
 
-Trained with the recipe "nin" of jaxcnn/training/recipes.py: 90 epochs of batches of 128 images. Its
+Trained with the recipe "nin" of jaxcnn/training/recipes: 90 epochs of batches of 128 images. Its
 source: Lin et al. 2013, section 4.1; Krizhevsky et al. 2012, section 5.
 
 No accuracy on ImageNet is reported for it: there are no published weights.

@@ -1,6 +1,6 @@
 """regnet_y_128gf (Radosavovic et al. 2020).
 
-Trained with the recipe "swag" of jaxcnn/training/recipes.py: 8 epochs of batches of 512 images, 8
+Trained with the recipe "swag" of jaxcnn/training/recipes: 8 epochs of batches of 512 images, 8
 on each of 64 devices. Its source: facebookresearch/SWAG, issues 8 and 9.
 
 It is reported to reach 88.228% top-1 on ImageNet: torchvision's weights IMAGENET1K_SWAG_E2E_V1. The

@@ -1,6 +1,6 @@
 """regnet_y_16gf (Radosavovic et al. 2020).
 
-Trained with the recipe "regnet_large" of jaxcnn/training/recipes.py: 100 epochs of batches of 256
+Trained with the recipe "regnet_large" of jaxcnn/training/recipes: 100 epochs of batches of 256
 images, 32 on each of 8 devices. Its source: torchvision, references/classification/README.md,
 RegNet, large models.
 

@@ -1,6 +1,6 @@
 """regnet_y_1_6gf (Radosavovic et al. 2020).
 
-Trained with the recipe "regnet_small" of jaxcnn/training/recipes.py: 100 epochs of batches of 1,024
+Trained with the recipe "regnet_small" of jaxcnn/training/recipes: 100 epochs of batches of 1,024
 images, 128 on each of 8 devices. Its source: torchvision, references/classification/README.md,
 RegNet, small models.
 

@@ -1,6 +1,6 @@
 """regnet_y_3_2gf (Radosavovic et al. 2020).
 
-Trained with the recipe "regnet_medium" of jaxcnn/training/recipes.py: 100 epochs of batches of 512
+Trained with the recipe "regnet_medium" of jaxcnn/training/recipes: 100 epochs of batches of 512
 images, 64 on each of 8 devices. Its source: torchvision, references/classification/README.md,
 RegNet, medium models.
 

@@ -1,6 +1,6 @@
 """regnet_y_400mf (Radosavovic et al. 2020).
 
-Trained with the recipe "regnet_y_400mf" of jaxcnn/training/recipes.py: 100 epochs of batches of
+Trained with the recipe "regnet_y_400mf" of jaxcnn/training/recipes: 100 epochs of batches of
 1,024 images, 128 on each of 8 devices. Its source: torchvision,
 references/classification/README.md, RegNet, small models: the rate of regnet_y_400mf.
 

@@ -1,6 +1,6 @@
 """resnet18 (He et al. 2015).
 
-Trained with the recipe "reference" of jaxcnn/training/recipes.py: 90 epochs of batches of 256
+Trained with the recipe "reference" of jaxcnn/training/recipes: 90 epochs of batches of 256
 images, 32 on each of 8 devices. Its source: torchvision, references/classification/README.md, the
 table of default parameters.
 

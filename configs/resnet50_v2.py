@@ -1,6 +1,6 @@
 """resnet50 (He et al. 2015) with the recipe of torchvision's second weights.
 
-Trained with the recipe "new_recipe" of jaxcnn/training/recipes.py: 600 epochs of batches of 1,024
+Trained with the recipe "new_recipe" of jaxcnn/training/recipes: 600 epochs of batches of 1,024
 images, 128 on each of 8 devices. Its source: PyTorch's blog, How to train state-of-the-art models
 using TorchVision's latest primitives.
 
@@ -14,9 +14,8 @@ has its own settings, as with any recipe.
 from ml_collections import ConfigDict
 
 from jaxcnn.training.config import open_config
-from jaxcnn.training.recipes import other_settings
 
 
 def get_config(dataset: str = "imagenet2012") -> ConfigDict:
     """The config for a dataset: ``--config configs/resnet50_v2.py:folder:/path``."""
-    return open_config("resnet50", dataset, **other_settings("resnet50_v2", dataset))
+    return open_config("resnet50", dataset, recipe="new_recipe")

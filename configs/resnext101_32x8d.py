@@ -1,6 +1,6 @@
 """resnext101_32x8d (Xie et al. 2016).
 
-Trained with the recipe "resnext101" of jaxcnn/training/recipes.py: 100 epochs of batches of 1,024
+Trained with the recipe "resnext101" of jaxcnn/training/recipes: 100 epochs of batches of 1,024
 images, 16 on each of 64 devices. Its source: torchvision, references/classification/README.md,
 ResNext: the batch and rate of the published weights.
 

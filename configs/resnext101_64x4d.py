@@ -1,6 +1,6 @@
 """resnext101_64x4d (Xie et al. 2016).
 
-Trained with the recipe "new_resnext" of jaxcnn/training/recipes.py: 600 epochs of batches of 1,024
+Trained with the recipe "new_resnext" of jaxcnn/training/recipes: 600 epochs of batches of 1,024
 images, 128 on each of 8 devices. Its source: torchvision, pull request 5935.
 
 It is reported to reach 83.246% top-1 on ImageNet: torchvision's weights IMAGENET1K_V1.

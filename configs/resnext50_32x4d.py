@@ -1,6 +1,6 @@
 """resnext50_32x4d (Xie et al. 2016).
 
-Trained with the recipe "resnext50" of jaxcnn/training/recipes.py: 100 epochs of batches of 256
+Trained with the recipe "resnext50" of jaxcnn/training/recipes: 100 epochs of batches of 256
 images, 32 on each of 8 devices. Its source: torchvision, references/classification/README.md,
 ResNext.
 

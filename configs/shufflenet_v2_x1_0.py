@@ -1,6 +1,6 @@
 """shufflenet_v2_x1_0 (Ma et al. 2018).
 
-Trained with the recipe "shufflenet" of jaxcnn/training/recipes.py: 240 epochs of batches of 1,024
+Trained with the recipe "shufflenet" of jaxcnn/training/recipes: 240 epochs of batches of 1,024
 images, 256 on each of 4 devices. Its source: Ma et al. 2018, section 4: the settings of Zhang et
 al. 2018 (ShuffleNet), section 4.
 

@@ -1,6 +1,6 @@
 """shufflenet_v2_x2_0 (Ma et al. 2018).
 
-Trained with the recipe "new_shufflenet" of jaxcnn/training/recipes.py: 600 epochs of batches of
+Trained with the recipe "new_shufflenet" of jaxcnn/training/recipes: 600 epochs of batches of
 1,024 images, 128 on each of 8 devices. Its source: torchvision,
 references/classification/README.md, ShuffleNet V2.
 

@@ -1,6 +1,6 @@
 """squeezenet1_1 (Iandola et al. 2016).
 
-Trained with the recipe "squeezenet" of jaxcnn/training/recipes.py: 100 epochs of batches of 128
+Trained with the recipe "squeezenet" of jaxcnn/training/recipes: 100 epochs of batches of 128
 images. Its source: torchvision, pull request 49.
 
 It is reported to reach 58.178% top-1 on ImageNet: torchvision's weights IMAGENET1K_V1. The paper's

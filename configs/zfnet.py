@@ -1,6 +1,6 @@
 """zfnet (Zeiler and Fergus 2013).
 
-Trained with the recipe "zfnet" of jaxcnn/training/recipes.py: 70 epochs of batches of 128 images,
+Trained with the recipe "zfnet" of jaxcnn/training/recipes: 70 epochs of batches of 128 images,
 all on one device. Its source: Zeiler and Fergus 2013, section 3.
 
 The paper reports 61.6% top-1 on ImageNet. Filters are kept to a root mean square of 0.1, which was

@@ -1,6 +1,6 @@
 """The command lines with which published weights were trained, and the settings of papers.
 
-Typed from their sources, not from ``jaxcnn/training/recipes.py``, with which ``test_recipes.py``
+Typed from their sources, not from ``jaxcnn/training/recipes``, with which ``test_recipes.py``
 compares them.
 """
 

@@ -10,6 +10,7 @@ import pytest
 from published_flags import COMMANDS, OTHER_COMMANDS, PAPERS, Command, Paper
 
 from jaxcnn import models
+from jaxcnn.errors import UserError
 from jaxcnn.models.published import PUBLISHED
 from jaxcnn.training import recipe_table
 from jaxcnn.training.config import KEYS, open_config, resolve, validate
@@ -20,6 +21,7 @@ PUBLISHED_FOR = {model: entry for entry in (*COMMANDS, *PAPERS) for model in ent
 # Keys that neither the flags nor the papers govern: where the data is, how it is read, what is
 # written, and what has no effect with random resized crops, nothing frozen and no teacher.
 NOT_GOVERNED = {
+    "recipe",
     *("model", "num_classes", "init_from", "dataset", "train_split", "seed", "log_every_steps"),
     *("eval.split", "eval.every_epochs", "eval.batch_size", "max_skipped", "channels", "fit"),
     *("checkpoint.every_epochs", "checkpoint.keep", "log_norms", "augment.padding"),
@@ -282,7 +284,7 @@ def test_small_datasets_inherit_nothing_of_an_imagenet_recipe(dataset):
     ours = flat(resolve(open_config("resnet18", dataset)))
     for model, recipe in RECIPES.items():
         theirs = flat(resolve(open_config(model, dataset)))
-        differing = {name for name in ours if theirs[name] != ours[name]} - {"model"}
+        differing = {name for name in ours if theirs[name] != ours[name]} - {"model", "recipe"}
         listed = set(recipe.small)
         if recipe.small_rate != 1:
             listed |= {"learning_rate"}
@@ -305,7 +307,37 @@ def test_small_datasets_are_trained_with_plain_sgd():
 def test_another_recipe_leaves_small_datasets_alone(root):
     for name, (model, _) in OTHERS.items():
         theirs = flat(resolve(get_config(root, name)("digits")))
-        assert theirs == flat(resolve(open_config(model, "digits")))
+        ours = flat(resolve(open_config(model, "digits")))
+        assert theirs | {"recipe": "reference"} == ours
+
+
+def test_fine_tuning_is_the_classic_tutorials(root):
+    """On any dataset, and whatever the network's own recipe."""
+    for model in ("resnet18", "mobilenet_v3_small", "convnext_tiny"):
+        for dataset in ("folder:/photos", "fashion_mnist"):
+            config = get_config(root, "finetune")(model)
+            config.dataset = dataset
+            config = resolve(config)
+            validate(config, device_count=1)
+            assert config.init_from == "DEFAULT"
+            assert (config.optimizer, config.learning_rate, config.momentum) == ("sgd", 1e-3, 0.9)
+            assert (config.schedule, config.schedule_by) == ("step", "epoch")
+            assert (config.decay_epochs, config.decay_factor) == (7, 0.1)
+            assert (config.num_epochs, config.batch_size, config.weight_decay) == (25, 4, 0)
+            assert (config.augment.policy, config.augment.mixup) == ("none", 0)
+            assert (config.ema.decay, config.image_sizes) == (None, None)
+
+
+def test_fine_tuning_needs_a_dataset(root):
+    with pytest.raises(UserError, match="config.dataset=None is not valid; it must be a tfds"):
+        resolve(get_config(root, "finetune")())
+
+
+def test_unknown_recipe_is_refused():
+    with pytest.raises(
+        UserError, match="config.recipe='finetun': there is no such recipe; did you mean 'finetune'"
+    ):
+        resolve(open_config("resnet18", recipe="finetun"))
 
 
 def test_the_new_recipe_trains_other_networks_too(root):

@@ -59,6 +59,8 @@ KEYS: tuple[Key, ...] = (
     Key("model", None, Text("the name of an architecture (see `jaxcnn models`)"), "architecture"),
     Key("num_classes", None, _COUNT, "number of classes; at least the dataset's",
         open="the dataset's", stays_open=True),
+    Key("recipe", None, Text("the name of a recipe (see docs/recipes.md)"),
+        "recipe that fills in what is open", open="the network's own"),
     # --- weights to start from, and what of them trains
     Key("init_from", None, Text("a file, the name of published weights, or hf-hub:OWNER/NAME"),
         "weights to initialize from: a file, torchvision's name (`DEFAULT`, `IMAGENET1K_V1`) or "

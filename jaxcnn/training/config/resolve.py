@@ -8,11 +8,11 @@ from ml_collections import ConfigDict, config_dict
 
 from jaxcnn import models
 from jaxcnn.convert.pretrained import needed_arguments
-from jaxcnn.data.presets import base_name, preset
+from jaxcnn.data.presets import preset
 from jaxcnn.errors import UserError, suggest
 from jaxcnn.training.config.keys import BY_NAME, KEYS, check_value
 from jaxcnn.training.optimizer import OPTIMIZERS, WITH_MOMENTUM
-from jaxcnn.training.recipes import recipe_for, training_settings
+from jaxcnn.training.recipes import recipe_for
 
 _MODEL_ARGS = "model_args."
 # Builders' arguments that other keys set, or that are not plain values.
@@ -132,7 +132,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
     size = given.get("image_size")
     if size is None and "image_sizes" in given:
         size = given["image_sizes"][-1][1]
-    recipe = _in_proportion(training_settings(model, base_name(dataset)), size)
+    used = recipe_for(model, given.get("recipe"))
+    recipe = _in_proportion(used.on(dataset), size) | {"recipe": used.name}
     size = recipe.get("image_size", size)
     if given.get("optimizer", recipe["optimizer"]) != recipe["optimizer"]:
         recipe = {k: v for k, v in recipe.items() if not k.startswith("optimizer_args.")}
