@@ -5,6 +5,7 @@ mixtures, and what torchvision has in ``references/classification`` only, as it 
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -266,6 +267,11 @@ def our_run(recipe: Recipe, start: TorchTinyNet, teacher: TorchTinyNet):
     return losses, convert.to_torch(state.variables), average
 
 
+@functools.cache
+def mixture(augmentation: Augmentation):
+    return jit(augmentation.batch)  # compiled: it draws as the step does, to the last bit
+
+
 def mixed(recipe: Recipe, step: int, images: np.ndarray, labels: np.ndarray):
     """The batch as torchvision mixes it, with the ratio or the box that our step draws."""
     targets = torch.nn.functional.one_hot(torch.from_numpy(labels), CLASSES).double()
@@ -276,7 +282,7 @@ def mixed(recipe: Recipe, step: int, images: np.ndarray, labels: np.ndarray):
     _, key = jax.random.split(jax.random.fold_in(key, 1))
     # The first example is of 1, the one before it, which is mixed into it, of 0.
     ones = jnp.zeros(nhwc(images).shape).at[0].set(1)
-    image, target = jit(augmentation.batch)(key, ones, jnp.eye(BATCH))  # draws as the step does
+    image, target = mixture(augmentation)(key, ones, jnp.eye(BATCH))
     ratio, inside = float(target[0, 0]), np.asarray(image[0, :, :, 0] == 0)
     if augmentation.mixup:
         transform, params = v2.MixUp(num_classes=CLASSES), {"lam": ratio}
