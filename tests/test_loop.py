@@ -3,15 +3,20 @@
 import os
 import pathlib
 
+import jax
+import numpy as np
+import optax
 import pytest
 
 from jaxcnn import convert
 from jaxcnn.errors import UserError
 from jaxcnn.training import loop
 from jaxcnn.training.build import build
+from jaxcnn.training.checkpoints import Checkpoints
 from jaxcnn.training.config import open_config, resolve
 from jaxcnn.training.loop import train_and_evaluate
 from jaxcnn.training.metrics import read_metrics
+from jaxcnn.training.step import TrainState, init_state
 from jaxcnn.training.workdir import CLASSES
 
 
@@ -26,6 +31,13 @@ def experiment(data_dir):
     return make
 
 
+def raises(sentence: str):
+    def fail(*_):
+        raise UserError(sentence)
+
+    return fail
+
+
 def evaluated_steps(workdir: pathlib.Path) -> list[int]:
     lines = read_metrics(workdir / "metrics.jsonl")
     return [line["step"] for line in lines if line["split"] == "eval"]
@@ -34,11 +46,8 @@ def evaluated_steps(workdir: pathlib.Path) -> list[int]:
 def test_epoch_is_saved_before_its_evaluation_which_a_resumed_run_makes_up_for(
     experiment, tmp_path, monkeypatch
 ):
-    def fail(*_):
-        raise UserError("no evaluation")
-
     with monkeypatch.context() as patch, pytest.raises(UserError, match="no evaluation"):
-        patch.setattr(loop, "evaluate", fail)
+        patch.setattr(loop, "evaluate", raises("no evaluation"))
         train_and_evaluate(experiment(), tmp_path)
     assert (tmp_path / "checkpoints" / "2").is_dir()
     assert evaluated_steps(tmp_path) == []
@@ -47,6 +56,42 @@ def test_epoch_is_saved_before_its_evaluation_which_a_resumed_run_makes_up_for(
     before = (tmp_path / "metrics.jsonl").read_text()
     train_and_evaluate(experiment(), tmp_path)  # a finished run
     assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
+def restored(run, workdir: pathlib.Path, step: int) -> TrainState:
+    """The state of a checkpoint, with what trained until then."""
+    freeze = run.freeze if step <= run.plan.last_frozen_step else None
+    like = init_state(run.model, run.optimizer, run.image_shape, freeze=freeze)
+    return Checkpoints(workdir / "checkpoints").restore(like, step)
+
+
+def test_run_that_is_unfrozen_trains_the_head_and_then_everything(
+    experiment, tmp_path, monkeypatch, capsys
+):
+    """Stopped in between, it ends bit for bit like one that was not."""
+
+    def run():
+        return experiment(freeze="body", unfreeze_epoch=1)
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="stopped"):
+        patch.setattr(loop, "evaluate", raises("stopped"))
+        train_and_evaluate(run(), tmp_path / "a")  # after its first epoch
+    train_and_evaluate(run(), tmp_path / "a")
+    assert "(61,706 parameters, 850 of which train)" in capsys.readouterr().out
+    train_and_evaluate(run(), tmp_path / "b")
+    assert "All parameters train from step 3 on." in capsys.readouterr().out
+    start = loop._initial_state(run(), resuming=False)[0].params
+    middle, end, other = (
+        restored(run(), tmp_path / folder, step) for folder, step in (("a", 2), ("a", 4), ("b", 4))
+    )
+    assert optax.tree.get(middle.opt_state, "trace").keys() == {"fc3"}
+    for layer in start:
+        moved = [
+            (a[layer]["kernel"] != b[layer]["kernel"]).any()
+            for a, b in ((start, middle.params), (middle.params, end.params))
+        ]
+        assert moved == [layer == "fc3", True], layer
+    jax.tree.map(np.testing.assert_array_equal, end, other)
 
 
 def test_failed_run_closes_its_files(experiment, tmp_path):

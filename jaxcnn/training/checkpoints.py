@@ -55,11 +55,12 @@ class Checkpoints:
         if step != self.latest_step:
             self._manager.save(step, args=ocp.args.StandardSave(_as_dict(replica)))
 
-    def restore(self, like: TrainState) -> TrainState:
-        """Read the newest checkpoint.
+    def restore(self, like: TrainState, step: int | None = None) -> TrainState:
+        """Read a checkpoint.
 
         Args:
             like: an unreplicated state with the expected shapes and dtypes.
+            step: of the checkpoint; None: the newest.
 
         Returns:
             The state as host arrays, unreplicated.
@@ -67,7 +68,7 @@ class Checkpoints:
         Raises:
             UserError: if the checkpoint is damaged, or of a different model or optimiser.
         """
-        step = self.latest_step
+        step = self.latest_step if step is None else step
         wanted = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), _as_dict(like))
         try:
             saved = self._manager.restore(step, args=ocp.args.StandardRestore(wanted))
