@@ -23,7 +23,7 @@ from jaxcnn.training.config import (
     validate,
     validate_data,
 )
-from jaxcnn.training.config.resolve import _in_proportion
+from jaxcnn.training.config.images import adapted
 from jaxcnn.training.recipes import DATASETS, RECIPES, recipe_for
 
 
@@ -253,6 +253,9 @@ def test_invalid_value_is_named_with_what_is_accepted(key, value, words):
             },
             "eval.resize_size=40 is smaller than config.eval.image_size=48",
         ),
+        ({"schedule": "multistep", "milestones": (30,)}, "all after the last of .*num_epochs=20"),
+        ({"ema__decay": 0.9}, "ema.decay=0.9, adjusted .* use a decay above 0.990234"),
+        ({"freeze": "body", "layer_decay": 0.8}, "layer_decay=0.8 has no effect .*freeze=body"),
         ({"unfreeze_epoch": 3}, "unfreeze_epoch=3 needs something frozen"),
         ({"unfreeze_epoch": 20, "freeze": "body"}, "unfreeze_epoch=20 is not before the end"),
         ({"head_learning_rate": 0.1, "learning_rate": 0.0}, "needs config.learning_rate above 0"),
@@ -333,15 +336,70 @@ def test_repeats_need_256_examples():
     check_digits(num_examples=256, augment__repeats=2)
 
 
-def test_recipes_sizes_follow_another_image_size():
-    """The ratio of training to evaluation is part of a recipe (torchvision's FixRes)."""
-    recipe = {"image_size": 176, "eval.image_size": 224, "eval.resize_size": 232}
-    assert _in_proportion(recipe, 88) == {
+def test_recipes_sizes_and_stages_follow_what_is_given():
+    """The ratio of training to evaluation size is part of a recipe (torchvision's FixRes)."""
+    recipe = {
+        "num_epochs": 100,
+        "image_size": 176,
+        "image_sizes": ((0, 88), (50, 176)),
+        "eval.image_size": 224,
+        "eval.resize_size": 232,
+    }
+    assert adapted(recipe, {}) == recipe
+    assert adapted(recipe, {"image_size": 88, "num_epochs": 10}) == recipe | {
         "image_size": 88,
+        "image_sizes": ((0, 44), (5, 88)),
         "eval.image_size": 112,
         "eval.resize_size": 116,
     }
-    assert _in_proportion(recipe, None) == recipe
+    assert adapted(recipe, {"num_epochs": 1})["image_sizes"] == ((0, 176),)
+    assert adapted(recipe, {"eval.image_size": 448})["eval.resize_size"] == 464
+
+
+def test_evaluation_at_a_size_of_its_own_resizes_in_proportion():
+    config = changed("resnet50", "imagenet2012", image_size=176, eval__image_size=224)
+    assert (config.eval.resize_size, config.augment.resize_size) == (256, 201)
+
+
+def test_small_images_of_several_sizes_are_resized_not_cropped():
+    for sizes in ({"image_sizes": ((0, 16), (10, 32))}, {"eval__image_size": 64}):
+        assert changed("resnet18", "fashion_mnist", **sizes).fit == "resize"
+    assert changed("resnet18", "fashion_mnist").fit == "pad"
+
+
+def test_published_weights_bring_their_preprocessing():
+    config = changed("efficientnet_v2_l", "folder:/photos", recipe="finetune", init_from="DEFAULT")
+    assert (config.mean, config.std, config.interpolation) == ((0.5,) * 3, (0.5,) * 3, "bicubic")
+    assert (config.image_size, config.eval.resize_size) == (480, 480)
+    config = changed("resnet50", "folder:/photos", recipe="finetune", init_from="DEFAULT")
+    assert (config.image_size, config.eval.resize_size) == (224, 232)
+    config = changed("resnet50", "fashion_mnist", recipe="finetune", init_from="DEFAULT")
+    assert (config.image_size, config.mean) == (32, (0.2860,))
+
+
+def test_what_a_recipe_turns_on_is_turned_off_by_zero():
+    config = changed("resnet50", "imagenet2012", recipe="new_recipe", ema__decay=0.0)
+    assert config.ema.decay == 0
+    validate(config, device_count=1)
+    config = changed("zfnet", "imagenet2012", renormalize_filters=0.0)
+    assert config.renormalize_filters == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"decay_epochs": 3.0}, "decay_epochs=3.0 has no effect without config.schedule=step"),
+        ({"power": 2.0}, "power=2.0 has no effect without config.schedule=polynomial"),
+        ({"schedule": "step", "min_learning_rate": 0.1}, "without config.schedule=cosine or plat"),
+        ({"plateau__patience": 3}, "plateau.patience=3 has no effect without config.schedule=plat"),
+        ({"ema__steps": 5}, "ema.steps=5 has no effect without config.ema.decay"),
+        ({"freeze_batch_stats": False}, "freeze_batch_stats=False has no effect without config.fr"),
+        ({"teacher_weight": 0.9}, "teacher_weight=0.9 has no effect without config.teacher"),
+    ],
+)
+def test_settings_without_effect_are_refused(settings, words):
+    with pytest.raises(UserError, match=words):
+        changed(**settings)
 
 
 def test_last_of_several_image_sizes_is_the_image_size():
@@ -367,8 +425,20 @@ def test_teacher_of_other_classes_is_refused(data_dir, tmp_path):
     images = jnp.zeros((1, 32, 32, 1))
     convert.save(tmp_path / "teacher.safetensors", teacher.init(jax.random.key(0), images))
     weights = str(tmp_path / "teacher.safetensors")
-    with pytest.raises(UserError, match="config.teacher=lenet5 with .* cannot teach: .*7 classes"):
+    with pytest.raises(
+        UserError, match="teacher=lenet5 with .* cannot teach: it has 7 classes whe"
+    ):
         build(changed(teacher="lenet5", teacher_weights=weights), data_dir)
+    teacher = models.lenet5()
+    convert.save(weights, teacher.init(jax.random.key(0), images))
+    build(changed(teacher="lenet5", teacher_weights=weights), data_dir)
+    (tmp_path / "classes.json").write_text('["1", "0", "2", "3", "4", "5", "6", "7", "8", "9"]')
+    with pytest.raises(UserError, match="classes.json names other classes, or in another order"):
+        build(changed(teacher="lenet5", teacher_weights=weights), data_dir)
+    (tmp_path / "classes.json").unlink()
+    sizes = {"model": "resnet18", "image_sizes": ((0, 32), (1, 40))}
+    with pytest.raises(UserError, match="teacher=lenet5 .* cannot teach: The variables do not fit"):
+        build(changed(teacher="lenet5", teacher_weights=weights, **sizes), data_dir)
 
 
 def test_optimizers_arguments_are_resolved():
@@ -380,7 +450,10 @@ def test_optimizers_arguments_are_resolved():
         "eps": 0.0316,
         "trust_coefficient": None,
     }
-    assert changed(optimizer="adamw").momentum == 0  # not the recipe's
+    config = changed("densenet121", "imagenet2012", optimizer="adamw")
+    assert (config.momentum, config.nesterov) == (0, False)  # not the recipe's
+    validate(config, device_count=1)
+    assert not changed("densenet121", "imagenet2012", momentum=0.0).nesterov
 
 
 def test_sync_batch_norm_without_batch_norms_is_refused_before_weights_are_made(data_dir):

@@ -89,6 +89,8 @@ def test_patterns_that_name_nothing_or_everything_raise():
     params = model.init(jax.random.key(0), jnp.zeros(SHAPE))["params"]
     with pytest.raises(UserError, match="no parameter or module 'conv4'; did you mean 'conv"):
         Freeze.parse("conv1,conv4", model).check(params)
+    with pytest.raises(UserError, match="freezes a part of the norm 'bn1'; freeze the whole"):
+        Freeze.parse("*.scale", model).check(params)
     with pytest.raises(UserError, match="leaves no parameter to train; freeze fewer"):
         Freeze.parse("*", model).check(params)
 
@@ -120,13 +122,15 @@ def test_head_and_earlier_blocks_learn_at_their_own_rates():
     [
         ("resnet18", ("conv1", "bn1"), "layer4.1", 9),
         ("vgg11_bn", ("features.0", "features.1"), "classifier.3", 10),
-        ("convnext_tiny", ("features.0",), "features.7", 8),
+        ("convnext_tiny", ("features.0",), "features.7.2", 22),
+        ("googlenet", ("conv1",), "inception5b", 12),
+        ("regnet_y_400mf", ("stem",), "trunk_output.block4.block4-5", 17),
     ],
 )
 def test_rates_fall_block_by_block(name, first, last, depth):
     model = models.create_model(name)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]
-    rates = layer_rates(model, 0.5, (1, 64, 64, 3))(shapes)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 96, 96, 3)))["params"]
+    rates = layer_rates(model, 0.5, (1, 96, 96, 3))(shapes)
 
     def rate(path: str) -> set[float]:
         node = rates
@@ -141,7 +145,7 @@ def test_rates_fall_block_by_block(name, first, last, depth):
 
 def test_convnexts_layer_scale_is_not_a_norms():
     shapes = jax.eval_shape(
-        models.convnext_tiny().init, jax.random.key(0), jnp.zeros((1, 64, 64, 3))
+        models.convnext_tiny().init, jax.random.key(0), jnp.zeros((1, 96, 96, 3))
     )
     block = kinds(shapes["params"])["features"]["1"]["0"]
     assert block["layer_scale"] == "weight"

@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcnn.errors import UserError
-from jaxcnn.training.optimizer import carry_over, make_optimizer, renormalize_filters, sgd
+from jaxcnn.training.optimizer import (
+    WeightDecay,
+    carry_over,
+    make_optimizer,
+    renormalize_filters,
+    sgd,
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -104,6 +110,38 @@ def test_unknown_optimizers_and_arguments_raise():
         UserError, match="adamw got an unexpected argument 'alpha'; accepted: beta1"
     ):
         make_optimizer("adamw", 0.1, arguments={"alpha": 0.9})
+
+
+def test_arguments_of_other_optimizers_raise():
+    with pytest.raises(UserError, match="adamw takes no momentum"):
+        make_optimizer("adamw", 0.1, momentum=0.9)
+    with pytest.raises(UserError, match="rmsprop has no Nesterov momentum"):
+        make_optimizer("rmsprop", 0.1, momentum=0.9, nesterov=True)
+
+
+def test_unfrozen_parameters_count_their_own_steps_as_torchs_adamw():
+    start = {name: np.random.default_rng(0).standard_normal(4) for name in ("body", "head")}
+    theirs = {name: torch.nn.Parameter(torch.from_numpy(v.copy())) for name, v in start.items()}
+    theirs["body"].requires_grad_(False)
+    torch_optimizer = torch.optim.AdamW(theirs.values(), lr=0.1, weight_decay=0.01)
+    optimizer = make_optimizer("adamw", 0.1, weight_decay=WeightDecay(0.01))
+    ours = {name: jnp.asarray(value) for name, value in start.items()}
+    trainable = {"head"}
+    state = optimizer.init({name: ours[name] for name in trainable})
+    for step in range(20):
+        if step == 10:
+            theirs["body"].requires_grad_(True)
+            trainable = {"body", "head"}
+            state = carry_over(state, optimizer.init(ours))
+        torch_optimizer.zero_grad()
+        sum((theirs[name] ** 4).sum() for name in trainable).backward()
+        torch_optimizer.step()
+        part = {name: ours[name] for name in trainable}
+        gradients = jax.tree.map(lambda p: 4 * p**3, part)
+        updates, state = optimizer.update(gradients, state, part)
+        ours |= optax.apply_updates(part, updates)
+    for name in start:
+        np.testing.assert_allclose(ours[name], theirs[name].detach(), rtol=1e-12)
 
 
 def test_state_for_more_parameters_keeps_what_the_old_one_has():

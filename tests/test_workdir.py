@@ -154,3 +154,22 @@ def test_plan_ends_with_an_evaluation_and_a_checkpoint():
     assert [step for step in steps if plan.saves(step)] == [9, 15]
     assert [step for step in steps[1:] if plan.logs(step)] == [2, 3, 4, 6, 8, 9, 10, 12, 14, 15]
     assert plan.epoch(4) == pytest.approx(4 / 3)
+
+
+def test_run_of_an_earlier_version_resumes_only_with_the_same_learning_rate(tmp_path):
+    """0.1.0 warmed up from zero, and its cosine fell at every step."""
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    old = {"schedule": "step", "warmup_epochs": 0.0}
+
+    def claim(**changes) -> None:
+        settings = {"schedule_by": "epoch", **old, **changes}
+        (tmp_path / "config.json").write_text(json.dumps(old | changes))
+        claim_workdir(tmp_path, settings, ["a"], write=False)
+
+    claim()
+    claim(schedule="constant")
+    for changes in ({"warmup_epochs": 1.0}, {"schedule": "cosine"}):
+        with pytest.raises(
+            UserError, match="of an earlier version .* the learning rate would jump"
+        ):
+            claim(**changes)

@@ -214,7 +214,7 @@ def needed_arguments(name: str, weights: str | os.PathLike[str]) -> dict[str, An
     Raises:
         UserError: for an unknown architecture or name of weights.
     """
-    return dict(_ARGUMENTS.get(name, {})) if _published(name, weights) else {}
+    return dict(_ARGUMENTS.get(name, {})) if published_weights(name, weights) else {}
 
 
 def _read_weights(
@@ -226,7 +226,7 @@ def _read_weights(
         Their torch state dict, without auxiliary heads if the model has none, and the path of
         the file.
     """
-    published = _published(name, weights)
+    published = published_weights(name, weights)
     if published:
         path = os.fspath(download(published.url))
     elif isinstance(weights, str) and weights.startswith(_HUB):
@@ -241,9 +241,19 @@ def _read_weights(
     return state_dict, path
 
 
-def _published(name: str, weights: str | os.PathLike[str]) -> PublishedWeights | None:
-    """The published weights of this name; None: ``weights`` is a file or a repository."""
+def published_weights(name: str, weights: str | os.PathLike[str] | None) -> PublishedWeights | None:
+    """The published weights that are meant; None: ``weights`` is a file, a repository or None.
+
+    Args:
+        name: an architecture.
+        weights: see :func:`load_pretrained`.
+
+    Raises:
+        UserError: for an unknown architecture or name of weights.
+    """
     known = pretrained_weights(name)
+    if weights is None:
+        return None
     if not isinstance(weights, os.PathLike):
         weights = str(weights)  # torchvision's own ResNet50_Weights.IMAGENET1K_V1 is an enum
     if not isinstance(weights, str) or weights.startswith(_HUB):

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -32,6 +33,7 @@ from jaxcnn.training.plan import Plan
 from jaxcnn.training.progress import warn
 from jaxcnn.training.schedules import Plateau, make_schedule
 from jaxcnn.training.step import AXIS, make_train_step
+from jaxcnn.training.workdir import CLASSES, read_classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,10 +128,9 @@ def build(
         save_every_epochs=config.checkpoint.every_epochs,
         unfreeze_epoch=config.unfreeze_epoch,
     )
-    learning_rate = _scaled_rate(config, config.learning_rate)
-    schedule = _schedule(config, learning_rate, plan)
+    schedule = _schedule(config, plan)
     optimizer = _optimizer(config, schedule, model, image_shape)
-    teacher, teacher_variables = _teacher(config, model.num_classes, image_shape)
+    teacher, teacher_variables = _teacher(config, model.num_classes, train.classes, image_shape)
     ema = _ema(config, plan)
     return Experiment(
         name=config.model,
@@ -138,7 +139,7 @@ def build(
         image_shape=image_shape,
         optimizer=optimizer,
         schedule=schedule,
-        plateau=_plateau(config, learning_rate),
+        plateau=_plateau(config),
         freeze=_freeze(config, model),
         make_train_step=functools.partial(
             make_train_step,
@@ -171,10 +172,10 @@ def _scaled_rate(config: ConfigDict, learning_rate: float) -> float:
     return learning_rate * config.batch_size / (config.base_batch_size or config.batch_size)
 
 
-def _schedule(config: ConfigDict, learning_rate: float, plan: Plan) -> optax.Schedule:
+def _schedule(config: ConfigDict, plan: Plan) -> optax.Schedule:
     return make_schedule(
         config.schedule,
-        learning_rate,
+        _scaled_rate(config, config.learning_rate),
         steps_per_epoch=plan.steps_per_epoch,
         num_epochs=plan.num_epochs,
         by=config.schedule_by,
@@ -185,20 +186,20 @@ def _schedule(config: ConfigDict, learning_rate: float, plan: Plan) -> optax.Sch
         decay_factor=config.decay_factor,
         milestones=config.milestones or (),
         power=config.power,
-        min_learning_rate=config.min_learning_rate,
+        min_learning_rate=_scaled_rate(config, config.min_learning_rate),
     )
 
 
-def _plateau(config: ConfigDict, learning_rate: float) -> Plateau | None:
+def _plateau(config: ConfigDict) -> Plateau | None:
     if config.schedule != "plateau":
         return None
     return Plateau(
         metric=config.plateau.metric,
-        learning_rate=learning_rate,
+        learning_rate=_scaled_rate(config, config.learning_rate),
         factor=config.decay_factor,
         patience=config.plateau.patience,
         threshold=config.plateau.threshold,
-        min_learning_rate=config.min_learning_rate,
+        min_learning_rate=_scaled_rate(config, config.min_learning_rate),
     )
 
 
@@ -220,10 +221,10 @@ def _optimizer(
             config.weight_decay, norms=config.norm_weight_decay, biases=config.bias_weight_decay
         ),
         arguments=arguments,
-        clip_norm=config.clip_grad_norm,
-        clip_adaptive=config.clip_grad_adaptive,
+        clip_norm=config.clip_grad_norm or None,
+        clip_adaptive=config.clip_grad_adaptive or None,
         rates=rates,
-        filter_radius=config.renormalize_filters,
+        filter_radius=config.renormalize_filters or None,
         plateau=config.schedule == "plateau",
     )
 
@@ -235,7 +236,7 @@ def _freeze(config: ConfigDict, model: Classifier) -> Freeze | None:
 
 
 def _ema(config: ConfigDict, plan: Plan) -> Ema | None:
-    if config.ema.decay is None:
+    if not config.ema.decay:
         return None
     return Ema.adjusted(
         config.ema.decay,
@@ -248,21 +249,33 @@ def _ema(config: ConfigDict, plan: Plan) -> Ema | None:
 
 
 def _teacher(
-    config: ConfigDict, num_classes: int, image_shape: Sequence[int]
+    config: ConfigDict, num_classes: int, classes: Sequence[str], image_shape: Sequence[int]
 ) -> tuple[Teacher | None, Any]:
     """The teacher and its variables."""
     if config.teacher is None:
         return None, None
 
     def load() -> tuple[Classifier, Any]:
-        model, variables = load_pretrained(
-            config.teacher, config.teacher_weights, num_classes=num_classes
-        )
-        jax.eval_shape(model.apply, variables, jax.ShapeDtypeStruct(image_shape, jnp.float32))
+        model, variables = load_pretrained(config.teacher, config.teacher_weights)
+        if model.num_classes != num_classes:
+            raise UserError(
+                f"it has {model.num_classes} classes where this network has {num_classes}; use "
+                f"weights for the same classes."
+            )
+        weights = Path(config.teacher_weights)
+        taught = read_classes(weights.parent) if weights.is_file() else None
+        if taught not in (None, list(classes)):
+            raise UserError(f"{weights.parent / CLASSES} names other classes, or in another order.")
+        for size in {config.image_size, *(size for _, size in config.image_sizes or ())}:
+            images = jax.ShapeDtypeStruct((1, size, size, image_shape[-1]), jnp.float32)
+            jax.eval_shape(model.apply, variables, images)
         return model, variables
 
     try:
-        model, variables = distributed.main_process_first("teacher", load)
+        # The main process downloads them if need be.
+        model, variables = distributed.on_all_processes(
+            lambda: distributed.main_process_first("teacher", load)
+        )
     except UserError as error:
         raise UserError(
             f"config.teacher={config.teacher} with "
@@ -314,12 +327,12 @@ def check_network(config: ConfigDict, model: Classifier, image_shape: Sequence[i
     replicas = 1 if config.sync_batch_norm else jax.device_count()
     # As many as a batch norm sees.
     images = config.batch_size // (replicas * config.accumulate_steps)
-    sizes = [("image_size", config.image_size), ("eval.image_size", config.eval.image_size)]
-    sizes += [("image_sizes", size) for _, size in config.image_sizes or ()]
+    sizes = {config.image_size: "image_size"}
+    for _, size in config.image_sizes or ():
+        sizes.setdefault(size, "image_sizes")
+    sizes.setdefault(config.eval.image_size or config.image_size, "eval.image_size")
     shapes: Any = None
-    for name, size in sizes:
-        if size is None or (shapes is not None and size == config.image_size):
-            continue
+    for size, name in sizes.items():
         shape = (images, size, size, image_shape[-1])
         try:
             variables = check_image_size(model, shape, train=name != "eval.image_size")

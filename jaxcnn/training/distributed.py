@@ -150,6 +150,15 @@ def sum_over_processes(number: int) -> int:
     return int(np.sum(multihost_utils.process_allgather(np.array(number))))
 
 
+def from_main_process(number: float) -> float:
+    """The number of the main process; every process must call this."""
+    if is_single_process():
+        return number
+    # As bits: JAX would round a float64.
+    bits = np.frombuffer(np.float64(number).tobytes(), np.uint32)
+    return float(multihost_utils.broadcast_one_to_all(bits).view(np.float64)[0])
+
+
 def check_equal(value: Callable[[], int], message: str) -> None:
     """Check that a number is the same on every process; every process must call this.
 

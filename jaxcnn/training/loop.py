@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from jaxcnn.convert.pretrained import initialize_from
+from jaxcnn.convert.variables import save_torch
 from jaxcnn.errors import UserError
 from jaxcnn.training import distributed
 from jaxcnn.training.augmentation import Normalize
@@ -32,7 +33,9 @@ from jaxcnn.training.step import (
 )
 from jaxcnn.training.workdir import (
     CHECKPOINTS,
+    EMA_WEIGHTS,
     METRICS,
+    WEIGHTS,
     claim_workdir,
     has_checkpoint,
     read_classes,
@@ -46,8 +49,8 @@ def train_and_evaluate(experiment: Experiment, workdir: Path) -> None:
 
     Args:
         experiment: from :func:`jaxcnn.training.build.build`.
-        workdir: where ``config.json``, ``metrics.jsonl``, TensorBoard events and
-            ``checkpoints/`` are written.
+        workdir: where ``config.json``, ``metrics.jsonl``, TensorBoard events, ``checkpoints/``
+            and in the end ``weights.safetensors`` are written.
 
     Raises:
         UserError: if the workdir or the weights cannot be used, too many images are bad, or the
@@ -82,15 +85,18 @@ def train_and_evaluate(experiment: Experiment, workdir: Path) -> None:
             with reporter.paused():
                 values = evaluate(eval_step, state.variables, inputs)
                 _check_finite(values["loss"], step, workdir)
+                of_average = None
                 if experiment.with_ema:
                     of_average = evaluate(eval_step, state.ema, inputs)
-                    reporter.write_evaluation(step, of_average, EMA_EVALUATION)
                 reporter.write_evaluation(step, values)
+                if of_average is not None:
+                    reporter.write_evaluation(step, of_average, EMA_EVALUATION)
             evaluations[step] = values
 
         lacking = plan.evaluates(start_step) and start_step not in evaluations
         if distributed.any_process(lacking):  # stopped between a checkpoint and its evaluation
             evaluate_now(start_step)
+        _check_evaluations(experiment, start_step, evaluations, workdir)
         state = _with_plateau(experiment, state, evaluations, reporter)
         signals.install()
         for step, batch in enumerate(reporter.timed_batches(batches), start_step + 1):
@@ -119,6 +125,7 @@ def train_and_evaluate(experiment: Experiment, workdir: Path) -> None:
             if step < plan.num_steps and (number := _stop_requested(signals, may_ask)):
                 checkpoints.save(state)
                 raise Stopped(number)
+        _export(experiment, workdir, state)
     distributed.barrier("trained")
 
 
@@ -182,9 +189,39 @@ def _with_plateau(
     if plateau is None:
         return state
     values = [evaluation[plateau.metric] for evaluation in evaluations.values()]
-    reporter.rate_factor = plateau.rate_factor(values)
+    # Of the main process: the others may not see the newest lines of a shared disk.
+    reporter.rate_factor = distributed.from_main_process(plateau.rate_factor(values))
     opt_state = with_rate_factor(state.opt_state, reporter.rate_factor)
     return dataclasses.replace(state, opt_state=opt_state)
+
+
+def _check_evaluations(
+    experiment: Experiment, step: int, evaluations: Mapping[int, Any], workdir: Path
+) -> None:
+    """Check that the evaluations are there on which the learning rate depends.
+
+    Raises:
+        UserError: on all processes, if one is missing.
+    """
+    plan = experiment.plan
+    due = [number for number in range(step + 1) if plan.evaluates(number)]
+    missing = [number for number in due if number not in evaluations]
+    if experiment.plateau is None:
+        return
+    if distributed.any_process(distributed.is_main_process() and bool(missing)):
+        raise UserError(
+            f"{workdir / METRICS} lacks evaluations of earlier steps, on which "
+            f"config.schedule=plateau depends; restore it, or start again in another --workdir."
+        )
+
+
+def _export(experiment: Experiment, workdir: Path, state: TrainState) -> None:
+    """Write the final variables, and their average, under torch's names."""
+    if not distributed.is_main_process():
+        return
+    save_torch(workdir / WEIGHTS, unreplicate(state.variables))
+    if experiment.with_ema:
+        save_torch(workdir / EMA_WEIGHTS, unreplicate(state.ema))
 
 
 def _evaluations_until(step: int, workdir: Path) -> dict[int, dict[str, Any]]:

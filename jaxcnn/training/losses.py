@@ -1,4 +1,4 @@
-"""What a network is trained to make small, and how it is scored."""
+"""Losses and accuracy."""
 
 import dataclasses
 
@@ -60,7 +60,8 @@ class Teacher:
     divided by the temperature.
 
     Attributes:
-        model: the teacher, which runs as in evaluation on the student's images.
+        model: the teacher, which runs as in evaluation, in its own dtype, on the student's images
+            as they are augmented and normalised for the student.
         temperature: see above.
         weight: see above.
     """

@@ -22,6 +22,7 @@ OPTIMIZERS: dict[str, Mapping[str, float]] = {
 }
 # Those that take momentum.
 WITH_MOMENTUM = ("sgd", "rmsprop", "lars")
+WITH_NESTEROV = ("sgd", "lars")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,7 @@ class WeightDecay:
 
     def transformation(self) -> optax.GradientTransformation:
         """Adds each parameter times its weight decay to its gradient."""
-        if self.norms is None and self.biases is None:
+        if self.norms is None and self.biases is None:  # the same, without looking at names
             return optax.add_decayed_weights(self.weights)
         norms = self.weights if self.norms is None else self.norms
         decays = {
@@ -55,7 +56,7 @@ class WeightDecay:
                 lambda g, p, kind: g + decays[kind] * p, updates, params, kinds(params)
             )
 
-        return _stateless(add)
+        return optax.stateless(add)
 
 
 NO_DECAY = WeightDecay()
@@ -106,7 +107,7 @@ def make_optimizer(
     * ``"rmsprop"``: ``torch.optim.RMSprop``, whose momentum accumulates before the rate is
       applied, and whose ``eps`` is outside of the root.
     * ``"adamw"``: ``torch.optim.AdamW``; its weight decay is apart from the gradient.
-    * ``"lars"``: You et al. 2017, as optax has it; the trust ratio is that of kernels only.
+    * ``"lars"``: You et al. 2017, as optax has it; norms and biases have no trust ratio.
     * ``"lamb"``: You et al. 2019, likewise.
 
     Args:
@@ -127,7 +128,7 @@ def make_optimizer(
             :func:`with_rate_factor` sets.
 
     Raises:
-        UserError: for an unknown optimiser or argument.
+        UserError: for an unknown optimiser, or an argument that it does not take.
 
     Example::
 
@@ -143,6 +144,10 @@ def make_optimizer(
             raise UserError(
                 f"The optimizer {name} got an unexpected argument {key!r}; accepted: {accepted}."
             )
+    if momentum and name not in WITH_MOMENTUM:
+        raise UserError(f"The optimizer {name} takes no momentum; leave it out.")
+    if nesterov and name not in WITH_NESTEROV:
+        raise UserError(f"The optimizer {name} has no Nesterov momentum; set nesterov=False.")
     values = {**OPTIMIZERS[name], **given}
 
     rate = optax.scale_by_learning_rate(learning_rate)
@@ -160,7 +165,7 @@ def make_optimizer(
         stages = [decay, optax.masked(ratio, _is_weight), rate, trace]
     else:
         adam = optax.scale_by_adam(values["beta1"], values["beta2"], values["eps"])
-        stages = [adam, decay, rate]
+        stages = [_of_each_parameter(adam), decay, rate]
         if name == "lamb":
             stages.insert(2, optax.masked(optax.scale_by_trust_ratio(), _is_weight))
 
@@ -179,9 +184,26 @@ def _is_weight(params: Any) -> Any:
     return jax.tree.map(lambda kind: kind == "weight", kinds(params))
 
 
-def _stateless(update: Callable[[Any, Any], Any]) -> optax.GradientTransformation:
-    """A transformation of updates and parameters."""
-    return optax.stateless(lambda updates, params: update(updates, params))
+def _of_each_parameter(
+    transformation: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+    """A transformation with a state for each parameter, its count of steps too.
+
+    As torch's: a parameter that is unfrozen later starts to count then.
+    """
+
+    def init(params: Any) -> Any:
+        return jax.tree.map(transformation.init, params)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        leaves, tree = jax.tree.flatten(updates)
+        pairs = [
+            transformation.update(leaf, own)
+            for leaf, own in zip(leaves, tree.flatten_up_to(state), strict=True)
+        ]
+        return tuple(tree.unflatten(part) for part in zip(*pairs, strict=True))
+
+    return optax.GradientTransformation(init, update)
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
@@ -191,11 +213,11 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
         factor = jnp.minimum(max_norm / (optax.tree.norm(updates) + 1e-6), 1.0)
         return jax.tree.map(lambda g: g * factor.astype(g.dtype), updates)
 
-    return _stateless(clip)
+    return optax.stateless(clip)
 
 
 def _scale_by_rates(rates: Callable[[Any], Any]) -> optax.GradientTransformation:
-    return _stateless(
+    return optax.stateless(
         lambda updates, params: jax.tree.map(lambda u, rate: u * rate, updates, rates(params))
     )
 
@@ -220,7 +242,7 @@ def renormalize_filters(radius: float = 0.1) -> optax.GradientTransformation:
         factor = jnp.where(too_large, radius / jnp.sqrt(jnp.where(too_large, mean_square, 1)), 1)
         return jnp.where(too_large, new * factor - kernel, update)
 
-    return _stateless(lambda updates, params: jax.tree.map(renormalized, updates, params))
+    return optax.stateless(lambda updates, params: jax.tree.map(renormalized, updates, params))
 
 
 class RateFactorState(NamedTuple):

@@ -6,6 +6,7 @@ A parameter is named by its dotted path in the tree of parameters, ``layer1.0.co
 import contextlib
 import dataclasses
 import fnmatch
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -70,11 +71,12 @@ def head_rate(model: Classifier, factor: float) -> Callable[[Any], Any]:
 def layer_rates(
     model: Classifier, decay: float, image_shape: Sequence[int]
 ) -> Callable[[Any], Any]:
-    """Rates that fall by ``decay`` from each block to the one before it; the head's is 1.
+    """Rates that fall by ``decay`` from each block to the one before it; 1 for all heads.
 
-    A block is a module of the network, or of one of its stages (``layer1.0``), with a kernel; a
-    module without one (a norm) belongs to the block before it. They are counted in the order in
-    which an image meets them.
+    A block is a module with kernels that runs after the one before it: one of the network's own
+    (``conv1``, Inception's ``Mixed_5b`` with its branches), or of one of its stages
+    (``layer1.0``). A norm between two of them belongs to the first. They are counted in the order
+    in which an image meets them; auxiliary heads are not counted.
 
     Args:
         model: the network.
@@ -86,15 +88,31 @@ def layer_rates(
     """
     blocks = _blocks(model, image_shape)
     depth = max(blocks.values())
+    auxiliary = _auxiliary_heads(model)
 
     def rate(path: Path, leaf: Any) -> float:
-        return 1.0 if _is_head(path, model) else decay ** (depth - blocks[_block(path)])
+        if _is_head(path, model) or path[0] in auxiliary:
+            return 1.0
+        return decay ** (depth - blocks[_block(path)])
 
     return lambda params: map_named(rate, params)
 
 
+def _auxiliary_heads(model: Classifier) -> set[str]:
+    """The top-level modules of the layers that output classes beside the logits."""
+    return {layer.partition(".")[0] for layer in model.classifier[1:]}
+
+
+# Children that run one after another, as their names say: 0, block2, block2-1, denselayer3.
+_IN_SEQUENCE = re.compile(r"\d+|(dense)?block\d+(-\d+)?|(denselayer|transition)\d+")
+
+
 def _block(path: Path) -> Path:
-    return path[:2] if len(path) > 2 else path[:1]
+    """The block of a parameter: its top-level module, or the innermost of those in sequence."""
+    end = 1
+    while end < len(path) - 1 and _IN_SEQUENCE.fullmatch(path[end]):
+        end += 1
+    return path[:end]
 
 
 def _blocks(model: Classifier, image_shape: Sequence[int]) -> dict[Path, int]:
@@ -115,8 +133,11 @@ def _blocks(model: Classifier, image_shape: Sequence[int]) -> dict[Path, int]:
             return model.init(jax.random.key(0), images)
 
     jax.eval_shape(trace, jax.ShapeDtypeStruct(tuple(image_shape), model.param_dtype))
+    auxiliary = _auxiliary_heads(model)
     numbers, number = {}, -1
     for block, has_kernel in met.items():
+        if block[0] in auxiliary:
+            continue
         number += has_kernel or number < 0
         numbers[block] = number
     return numbers
@@ -167,6 +188,8 @@ class Freeze:
     def check(self, params: Any) -> None:
         """Check that each pattern names a parameter, and that something is left to train.
 
+        A norm is frozen as a whole: weight decay tells its parameters by their neighbours.
+
         Args:
             params: the parameters, or their shapes.
 
@@ -180,6 +203,12 @@ class Freeze:
                 raise UserError(
                     f"config.freeze: the network has no parameter or module {pattern!r}; "
                     f"{suggest(pattern, sorted(modules))}"
+                )
+        for norm in [path[:-1] for path in paths if path[-1] == "scale"]:
+            if len({path in self for path in paths if path[:-1] == norm}) > 1:
+                raise UserError(
+                    f"config.freeze={','.join(self.patterns)!r} freezes a part of the norm "
+                    f"{'.'.join(norm)!r}; freeze the whole of it, or nothing."
                 )
         if all(path in self for path in paths):
             raise UserError(

@@ -96,7 +96,9 @@ def init_state(
         batch_stats=batch_stats,
         opt_state=jax.jit(optimizer.init)(trainable),
     )
-    return dataclasses.replace(state, ema=state.variables) if with_ema else state
+    if not with_ema:
+        return state
+    return dataclasses.replace(state, ema=jax.tree.map(jnp.copy, state.variables))
 
 
 def normalizer(mean: Sequence[float], std: Sequence[float]) -> Normalize:
@@ -149,7 +151,8 @@ def make_train_step(
         ema: averages the variables in ``state.ema``.
         teacher: what the step learns from beside the labels.
         log_norms: whether the metrics have the global norms ``gradient_norm`` (over all replicas,
-            before clipping), ``parameter_norm`` (before the update) and ``update_norm``.
+            before clipping), ``parameter_norm`` (before the update) and ``update_norm``, of what
+            trains.
 
     Returns:
         ``train_step(state, batch, teacher_variables=None, *, axis_name="batch") -> (state,

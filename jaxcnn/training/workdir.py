@@ -13,6 +13,7 @@ CLASSES = "classes.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
+WEIGHTS, EMA_WEIGHTS = "weights.safetensors", "weights_ema.safetensors"
 
 
 def has_checkpoint(workdir: Path) -> bool:
@@ -136,6 +137,12 @@ def _check_same_run(
             f"The workdir {workdir} belongs to a different run: {'; '.join(changed)}. Use another "
             f"--workdir, or the same config to resume that run."
         )
+    if "schedule_by" not in old and _changed_since_0_1(new):
+        raise UserError(
+            f"The workdir {workdir} belongs to a run of an earlier version of jaxcnn, in which "
+            f"warm-ups and schedules were others: the learning rate would jump. Finish it with "
+            f"that version, or use another --workdir."
+        )
     saved_classes = read_classes(workdir)
     if saved_classes is None and all(name.isdecimal() for name in classes):
         saved_classes = sorted(classes, key=int)  # 0.1.0 wrote no names, and sorted them so
@@ -145,6 +152,14 @@ def _check_same_run(
             f"{_first_difference(saved_classes, classes)}. Use another --workdir, or the dataset "
             f"as it was."
         )
+
+
+def _changed_since_0_1(settings: Mapping[str, Any]) -> bool:
+    """Whether 0.1.0 had another learning rate with these settings."""
+    if "schedule" not in settings:
+        return False
+    same = settings["schedule"] in ("constant", "step") or settings["schedule_by"] == "step"
+    return bool(settings["warmup_epochs"]) or not same
 
 
 def _first_difference(old: Sequence[str], new: Sequence[str]) -> str:

@@ -60,7 +60,8 @@ KEYS: tuple[Key, ...] = (
     Key("num_classes", None, _COUNT, "number of classes; at least the dataset's",
         open="the dataset's", stays_open=True),
     Key("recipe", None, Text("the name of a recipe (see docs/recipes.md)"),
-        "recipe that fills in what is open", open="the network's own"),
+        "recipe that fills in what is open; small datasets keep their own settings with any but "
+        "`finetune`", open="the network's own", resumable=True),
     # --- weights to start from, and what of them trains
     Key("init_from", None, Text("a file, the name of published weights, or hf-hub:OWNER/NAME"),
         "weights to initialize from: a file, torchvision's name (`DEFAULT`, `IMAGENET1K_V1`) or "
@@ -213,19 +214,20 @@ KEYS: tuple[Key, ...] = (
         open="the recipe's, or else `weight_decay`", stays_open=True),
     Key("bias_weight_decay", None, _NONNEGATIVE, "of all biases, those of norms included",
         open="the recipe's, or else that of the layer's other parameters", stays_open=True),
-    Key("clip_grad_norm", None, Number(above=0),
-        "largest global norm of the gradients, as `torch.nn.utils.clip_grad_norm_`",
+    Key("clip_grad_norm", None, _NONNEGATIVE,
+        "largest global norm of the gradients, as `torch.nn.utils.clip_grad_norm_`; 0: any",
         open="the recipe's, or else no clipping", stays_open=True),
-    Key("clip_grad_adaptive", None, Number(above=0),
-        "largest norm of each unit's gradient, as a fraction of that of its parameters (NFNets)",
+    Key("clip_grad_adaptive", None, _NONNEGATIVE,
+        "largest norm of each unit's gradient, as a fraction of that of its parameters (NFNets); "
+        "0: any",
         open="no clipping", stays_open=True),
-    Key("renormalize_filters", None, Number(above=0),
+    Key("renormalize_filters", None, _NONNEGATIVE,
         "largest root mean square of a convolution filter, 0.1 in ZFNet's paper for inputs of "
-        "about -128 to 128; with inputs of unit variance it hardly acts",
+        "about -128 to 128 (with inputs of unit variance it hardly acts); 0: any",
         open="the recipe's, or else none", stays_open=True),
     Key("ema.decay", None, Number(at_least=0, below=1),
         "of the average of the variables, which is evaluated beside them; adjusted by batch size "
-        "and epochs as torchvision's `--model-ema-decay`",
+        "and epochs as torchvision's `--model-ema-decay`; 0: no average",
         open="the recipe's, or else no average", stays_open=True),
     Key("ema.steps", None, _COUNT, "steps from one update of the average to the next",
         open=_RECIPE, otherwise=32),
@@ -233,7 +235,7 @@ KEYS: tuple[Key, ...] = (
     Key("label_smoothing", None, Number(at_least=0, below=1), "as `torch.nn.CrossEntropyLoss`",
         open=_RECIPE),
     Key("teacher", None, Text("the name of an architecture (see `jaxcnn models`)"),
-        "network whose logits are learnt beside the labels", open="none", stays_open=True),
+        "network whose logits are a second target", open="none", stays_open=True),
     Key("teacher_weights", None, Text("a file, published weights or hf-hub:OWNER/NAME"),
         "weights of `teacher`, for this dataset's classes", open="none", stays_open=True),
     Key("teacher_temperature", 4.0, Number(above=0), "what both logits are divided by"),

@@ -8,10 +8,11 @@ from ml_collections import ConfigDict, config_dict
 
 from jaxcnn import models
 from jaxcnn.convert.pretrained import needed_arguments
-from jaxcnn.data.presets import preset
 from jaxcnn.errors import UserError, suggest
+from jaxcnn.training.config.images import adapted, image_settings
 from jaxcnn.training.config.keys import BY_NAME, KEYS, check_value
-from jaxcnn.training.optimizer import OPTIMIZERS, WITH_MOMENTUM
+from jaxcnn.training.config.rules import check_given
+from jaxcnn.training.optimizer import OPTIMIZERS, WITH_MOMENTUM, WITH_NESTEROV
 from jaxcnn.training.recipes import recipe_for
 
 _MODEL_ARGS = "model_args."
@@ -57,57 +58,13 @@ def open_config(model: str, dataset: str | None = None, **settings: Any) -> Conf
     return config
 
 
-def _image_settings(model: str, dataset: str, image_size: int | None) -> dict[str, Any]:
-    """The values of the keys that a dataset's preset fills in.
-
-    Photographs come at the size that the network was made for; the images of small datasets at
-    the preset's. At another size, images are resized and the other lengths in proportion.
-    """
-    images = preset(dataset)
-    photographs = images.train_crop == "random_resized_crop"
-    default_size = models.create_model(model).input_size if photographs else images.image_size
-    size = image_size or default_size
-    other_size = size != images.image_size
-    resize_size = round(size * images.resize_size / images.image_size)
-    return {
-        "train_split": images.train_split,
-        "eval.split": images.eval_split,
-        "image_size": size,
-        "mean": images.mean,
-        "std": images.std,
-        "fit": "resize" if other_size else images.fit,
-        "augment.crop": images.train_crop,
-        "augment.resize_size": resize_size,
-        "augment.padding": round(images.padding * size / images.image_size),
-        "augment.flip": images.flip,
-        "eval.crop": images.eval_crop,
-        "eval.resize_size": resize_size,
-    }
-
-
-# A recipe's lengths that follow another image_size than the recipe's.
-_LENGTHS = ("eval.image_size", "eval.resize_size", "augment.resize_size")
-
-
-def _in_proportion(recipe: Mapping[str, Any], image_size: int | None) -> dict[str, Any]:
-    """A recipe's settings for images of a size."""
-    own_size = recipe.get("image_size")
-    if None in (own_size, image_size):
-        return dict(recipe)
-    lengths = {
-        name: round(recipe[name] * image_size / own_size) for name in _LENGTHS if name in recipe
-    }
-    if "image_sizes" in recipe:
-        lengths["image_sizes"] = tuple(
-            (epoch, round(size * image_size / own_size)) for epoch, size in recipe["image_sizes"]
-        )
-    return {**recipe, **lengths, "image_size": image_size}
-
-
 def resolve(config: ConfigDict) -> ConfigDict:
     """Fill in the keys that are open.
 
-    In this order: what the config says; the model's recipe for the dataset; the dataset's preset.
+    In this order: what the config says; the recipe, for the dataset; the preprocessing of
+    published weights that the run starts from; the dataset's preset; the key's own default
+    (:attr:`Key.otherwise`). ``None`` in a config is open: what a recipe turns on is turned off
+    with 0 or False.
 
     Args:
         config: from :func:`open_config`, with what a file and flags have set. It is not changed.
@@ -125,33 +82,34 @@ def resolve(config: ConfigDict) -> ConfigDict:
             raise UserError(f"There is no config key {name!r}; {suggest(name, BY_NAME)}")
     for name in ("model", "dataset"):
         check_value(BY_NAME[name], given.get(name))
-    model, dataset = given["model"], given["dataset"]
-    for name in ("image_size", "image_sizes"):
-        if name in given:
-            check_value(BY_NAME[name], given[name])
-    size = given.get("image_size")
-    if size is None and "image_sizes" in given:
-        size = given["image_sizes"][-1][1]
+    for name in _CHECKED_FIRST & given.keys():
+        check_value(BY_NAME[name], given[name])
+    model = given["model"]
     used = recipe_for(model, given.get("recipe"))
-    recipe = _in_proportion(used.on(dataset), size) | {"recipe": used.name}
-    size = recipe.get("image_size", size)
+    recipe = adapted(used.on(given["dataset"]), given) | {"recipe": used.name}
     if given.get("optimizer", recipe["optimizer"]) != recipe["optimizer"]:
         recipe = {k: v for k, v in recipe.items() if not k.startswith("optimizer_args.")}
     settings = {key.name: key.otherwise if key.default is None else key.default for key in KEYS}
-    settings |= _image_settings(model, dataset, size) | _without_none(recipe) | given
+    settings |= image_settings(given, recipe) | _without_none(recipe) | given
     _fill_in_optimizer(settings, given)
+    check_given(given, settings)
     values = {key.name: settings.get(key.name) for key in KEYS}
     resolved = ConfigDict(traverse_util.unflatten_dict(values, sep="."))
     resolved.model_args = _resolved_arguments(model, settings)
     return resolved
 
 
+# What others are computed from.
+_CHECKED_FIRST = {"image_size", "image_sizes", "eval.image_size", "num_epochs", "optimizer"}
+
+
 def _fill_in_optimizer(settings: dict[str, Any], given: Mapping[str, Any]) -> None:
-    """Fill in the optimizer's arguments; it may not take the momentum of the recipe."""
+    """Fill in the optimizer's arguments; it may not take what the recipe has for another."""
     optimizer = settings["optimizer"]
-    check_value(BY_NAME["optimizer"], optimizer)
     if optimizer not in WITH_MOMENTUM and "momentum" not in given:
         settings["momentum"] = 0.0
+    if (optimizer not in WITH_NESTEROV or not settings["momentum"]) and "nesterov" not in given:
+        settings["nesterov"] = False
     for name, value in OPTIMIZERS[optimizer].items():
         key = f"optimizer_args.{name}"
         if settings.get(key) is None:

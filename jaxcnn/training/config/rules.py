@@ -1,13 +1,16 @@
 """What several keys must satisfy together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from jaxcnn import models
 from jaxcnn.data import tensor_operations
 from jaxcnn.errors import UserError
-from jaxcnn.training.optimizer import OPTIMIZERS, WITH_MOMENTUM
+from jaxcnn.training.config.keys import BY_NAME, KEYS, check_value
+from jaxcnn.training.optimizer import OPTIMIZERS, WITH_MOMENTUM, WITH_NESTEROV
+from jaxcnn.training.parameters import BODY
 
 Rule = Callable[[ConfigDict], str | None]
 
@@ -94,9 +97,10 @@ def _momentum(config: ConfigDict) -> str | None:
         )
     if config.nesterov and not config.momentum:
         return "config.nesterov=True needs momentum; set config.momentum above 0."
-    if config.nesterov and config.optimizer == "rmsprop":
+    if config.nesterov and config.optimizer not in WITH_NESTEROV:
         return (
-            "config.nesterov=True is not an argument of config.optimizer=rmsprop; set it to False."
+            f"config.nesterov=True is not an argument of config.optimizer={config.optimizer}; set "
+            f"it to False."
         )
     return None
 
@@ -132,10 +136,28 @@ def _schedule(config: ConfigDict) -> str | None:
                     f"config.schedule_by=epoch the learning rate changes between epochs; use whole "
                     f"epochs, or config.schedule_by=step."
                 )
+    if config.milestones is not None and config.milestones[0] >= config.num_epochs:
+        return (
+            f"config.milestones={config.milestones} are all after the last of "
+            f"config.num_epochs={config.num_epochs} epochs; lower them, or train longer."
+        )
     if config.schedule in ("cosine", "plateau") and config.min_learning_rate > config.learning_rate:
         return (
             f"config.min_learning_rate={config.min_learning_rate} is above "
             f"config.learning_rate={config.learning_rate}; lower it."
+        )
+    return None
+
+
+def _ema(config: ConfigDict) -> str | None:
+    if not config.ema.decay:
+        return None
+    per_update = config.batch_size * config.ema.steps / config.num_epochs
+    if (1 - config.ema.decay) * per_update >= 1:
+        return (
+            f"config.ema.decay={config.ema.decay}, adjusted by batch size and epochs as in "
+            f"torchvision, leaves no average but a copy; use a decay above "
+            f"{1 - 1 / per_update:.6f}, fewer config.ema.steps, or 0 for no average."
         )
     return None
 
@@ -150,6 +172,11 @@ def _freezing(config: ConfigDict) -> str | None:
         return (
             f"config.unfreeze_epoch={config.unfreeze_epoch} is not before the end of "
             f"config.num_epochs={config.num_epochs} epochs; train longer, or leave it out."
+        )
+    if config.freeze == BODY and config.layer_decay and config.unfreeze_epoch is None:
+        return (
+            f"config.layer_decay={config.layer_decay} has no effect with config.freeze={BODY}, "
+            f"which trains the head alone; leave one of them out, or set config.unfreeze_epoch."
         )
     if config.head_learning_rate is not None and not config.learning_rate:
         return (
@@ -184,6 +211,49 @@ RULES: tuple[Rule, ...] = (
     _momentum,
     _optimizer_args,
     _schedule,
+    _ema,
     _freezing,
     _teacher,
 )
+
+
+# Keys that act only where another has one of some values; none are listed: where it has any.
+_ACTS_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
+    "decay_epochs": ("schedule", ("step",)),
+    "decay_factor": ("schedule", ("step", "multistep", "exponential", "plateau")),
+    "power": ("schedule", ("polynomial",)),
+    "min_learning_rate": ("schedule", ("cosine", "plateau")),
+    "plateau.metric": ("schedule", ("plateau",)),
+    "plateau.patience": ("schedule", ("plateau",)),
+    "plateau.threshold": ("schedule", ("plateau",)),
+    "ema.steps": ("ema.decay", ()),
+    "freeze_batch_stats": ("freeze", ()),
+    "teacher_temperature": ("teacher", ()),
+    "teacher_weight": ("teacher", ()),
+}
+
+
+def check_given(given: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Check that what a config gives has an effect; a recipe may have more than it needs.
+
+    Args:
+        given: by key.
+        settings: everything, with what was filled in.
+
+    Raises:
+        UserError: for the first key that has none.
+    """
+    if all(key.name in given for key in KEYS if not key.stays_open):
+        return  # resolved before: what was filled in looks given
+    for name, (other, values) in _ACTS_WITH.items():
+        key = BY_NAME[name]
+        if given.get(name) in (None, key.otherwise if key.default is None else key.default):
+            continue
+        check_value(key, given[name])
+        if settings[other] in values or (not values and settings[other]):
+            continue
+        needed = f"config.{other}={' or '.join(values)}" if values else f"config.{other}"
+        raise UserError(
+            f"config.{name}={given[name]} has no effect without {needed}; set that, or leave this "
+            f"out."
+        )

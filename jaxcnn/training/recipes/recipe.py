@@ -11,6 +11,9 @@ from jaxcnn.training.recipes.small import DATASETS, SMALL_IMAGES, is_small
 Settings = Mapping[str, Any]
 
 
+_NEEDS = ("image_size", "model_args.")
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """How a network is trained.
@@ -72,6 +75,9 @@ class Recipe:
             settings = {**SMALL_IMAGES, **DATASETS[base_name(dataset)]}
             settings["learning_rate"] = round(settings["learning_rate"] * self.small_rate, 10)
             return {**settings, **self.small}
+        if is_small(dataset):  # with what the network needs there to run at all
+            needs = {k: v for k, v in self.small.items() if k.startswith(_NEEDS)}
+            return {**self.settings, **needs}
         return dict(self.settings)
 
     def top1(self, model: str) -> float | None:
