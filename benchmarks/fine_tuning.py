@@ -23,15 +23,12 @@ from jaxcnn.platform import set_xla_flags
 
 set_xla_flags()  # before JAX is imported
 
-from jaxcnn import convert  # noqa: E402
 from jaxcnn.data.images import decode  # noqa: E402
 from jaxcnn.data.source import open_source  # noqa: E402
 from jaxcnn.training.build import build  # noqa: E402
-from jaxcnn.training.checkpoints import Checkpoints  # noqa: E402
 from jaxcnn.training.config import open_config, resolve  # noqa: E402
 from jaxcnn.training.loop import train_and_evaluate  # noqa: E402
 from jaxcnn.training.metrics import read_metrics  # noqa: E402
-from jaxcnn.training.step import init_state  # noqa: E402
 
 PER_CLASS = 40
 RATES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
@@ -69,14 +66,13 @@ def write(folder: pathlib.Path, split: str, images: dict[int, np.ndarray]) -> No
         np.save(folder / split / str(label) / "images.npy", array)
 
 
-def trained(folder: pathlib.Path, workdir: pathlib.Path, **settings: Any) -> Any:
-    """Train on a folder without a word; the experiment."""
+def trained(folder: pathlib.Path, workdir: pathlib.Path, **settings: Any) -> None:
+    """Train on a folder without a word."""
     last = {"eval__every_epochs": 10_000, "checkpoint__every_epochs": 10_000}  # and so at the end
     config = open_config("resnet18", f"folder:{folder}", **IMAGES, **last, **settings)
     experiment = build(resolve(config))
     with contextlib.redirect_stdout(io.StringIO()):
         train_and_evaluate(experiment, workdir)
-    return experiment
 
 
 def accuracy(folder: pathlib.Path, **settings: Any) -> float:
@@ -88,7 +84,7 @@ def accuracy(folder: pathlib.Path, **settings: Any) -> float:
 
 def pretrained(folder: pathlib.Path, root: pathlib.Path, epochs: int) -> pathlib.Path:
     """The weights of a network that was trained on a folder."""
-    experiment = trained(
+    trained(
         folder,
         root / "run",
         batch_size=128,
@@ -98,10 +94,7 @@ def pretrained(folder: pathlib.Path, root: pathlib.Path, epochs: int) -> pathlib
         schedule="cosine",
         schedule_by="step",
     )
-    state = init_state(experiment.model, experiment.optimizer, experiment.image_shape)
-    state = Checkpoints(root / "run" / "checkpoints").restore(state)
-    convert.save(root / "weights.safetensors", state.variables)
-    return root / "weights.safetensors"
+    return root / "run" / "weights.safetensors"
 
 
 def main() -> None:

@@ -92,6 +92,19 @@ def test_run_that_is_unfrozen_trains_the_head_and_then_everything(
         ]
         assert moved == [layer == "fc3", True], layer
     jax.tree.map(np.testing.assert_array_equal, end, other)
+    exported = convert.load_checkpoint(tmp_path / "b" / "weights.safetensors")
+    for name, value in convert.to_torch(other.variables).items():
+        np.testing.assert_array_equal(exported[name], value)
+
+
+def test_plateau_needs_its_evaluations_to_resume(experiment, tmp_path):
+    run = {"schedule": "plateau"}
+    train_and_evaluate(experiment(**run), tmp_path)
+    (tmp_path / "metrics.jsonl").unlink()
+    with pytest.raises(
+        UserError, match="metrics.jsonl lacks evaluations of earlier steps, on which"
+    ):
+        train_and_evaluate(experiment(**run), tmp_path)
 
 
 def test_failed_run_closes_its_files(experiment, tmp_path):

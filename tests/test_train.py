@@ -56,6 +56,7 @@ def test_workdir_contains_what_the_docs_say(trained):
     names = {path.name for path in trained.iterdir()}
     assert names == {
         *("config.json", "classes.json", "metrics.jsonl", "tensorboard", "checkpoints"),
+        "weights.safetensors",
     }
     assert json.loads((trained / "classes.json").read_text()) == list("0123456789")
     config = json.loads((trained / "config.json").read_text())
@@ -97,7 +98,10 @@ def test_finished_run_is_left_unchanged(train, trained):
 def same_results(a: pathlib.Path, b: pathlib.Path) -> None:
     """Equal parameters, momenta and statistics, bit for bit, and the same evaluations."""
     jax.tree.map(np.testing.assert_array_equal, final_params(a), final_params(b))
-    assert lines(a, "eval") == lines(b, "eval")
+    for split in ("eval", "eval_ema"):
+        assert lines(a, split) == lines(b, split)
+    exported = [(folder / "weights.safetensors").read_bytes() for folder in (a, b)]
+    assert exported[0] == exported[1]
     steps = [line["step"] for line in lines(b, "train")]
     assert steps == sorted(set(steps))
 

@@ -204,11 +204,9 @@ def _check_evaluations(
         UserError: on all processes, if one is missing.
     """
     plan = experiment.plan
-    due = [number for number in range(step + 1) if plan.evaluates(number)]
-    missing = [number for number in due if number not in evaluations]
-    if experiment.plateau is None:
-        return
-    if distributed.any_process(distributed.is_main_process() and bool(missing)):
+    due = {number for number in range(step + 1) if plan.evaluates(number)}
+    missing = experiment.plateau is not None and distributed.is_main_process()
+    if distributed.any_process(missing and not due <= evaluations.keys()):
         raise UserError(
             f"{workdir / METRICS} lacks evaluations of earlier steps, on which "
             f"config.schedule=plateau depends; restore it, or start again in another --workdir."
