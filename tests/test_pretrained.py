@@ -141,9 +141,9 @@ def test_torchvision_weight_names_are_accepted(name):
     enum = torchvision.models.get_model_weights(name)
     for weights in enum:
         for spelling in (weights.name, str(weights)):
-            assert pretrained._published(name, spelling).url == weights.url
+            assert pretrained.published_weights(name, spelling).url == weights.url
     for spelling in ("DEFAULT", f"{enum.__name__}.DEFAULT"):
-        assert pretrained._published(name, spelling).url == enum.DEFAULT.url
+        assert pretrained.published_weights(name, spelling).url == enum.DEFAULT.url
 
 
 # --- published weights

@@ -252,8 +252,6 @@ def published_weights(name: str, weights: str | os.PathLike[str] | None) -> Publ
         UserError: for an unknown architecture or name of weights.
     """
     known = pretrained_weights(name)
-    if weights is None:
-        return None
     if not isinstance(weights, os.PathLike):
         weights = str(weights)  # torchvision's own ResNet50_Weights.IMAGENET1K_V1 is an enum
     if not isinstance(weights, str) or weights.startswith(_HUB):

@@ -60,7 +60,9 @@ def _default_size(model: str, images: Preset) -> int:
 
 def _of_weights(given: Mapping[str, Any]) -> Settings:
     """The preprocessing that published weights are made for."""
-    weights = published_weights(given["model"], given.get("init_from"))
+    if "init_from" not in given:
+        return {}
+    weights = published_weights(given["model"], given["init_from"])
     if weights is None:
         return {}
     images = weights.preprocessing
