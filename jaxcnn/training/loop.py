@@ -94,7 +94,9 @@ def train_and_evaluate(experiment: Experiment, workdir: Path) -> None:
             evaluations[step] = values
 
         lacking = plan.evaluates(start_step) and start_step not in evaluations
-        if distributed.any_process(lacking):  # stopped between a checkpoint and its evaluation
+        if distributed.any_process(
+            lacking and distributed.is_main_process()
+        ):  # stopped between a checkpoint and its evaluation
             evaluate_now(start_step)
         _check_evaluations(experiment, start_step, evaluations, workdir)
         state = _with_plateau(experiment, state, evaluations, reporter)
@@ -217,9 +219,15 @@ def _export(experiment: Experiment, workdir: Path, state: TrainState) -> None:
     """Write the final variables, and their average, under torch's names."""
     if not distributed.is_main_process():
         return
-    save_torch(workdir / WEIGHTS, unreplicate(state.variables))
-    if experiment.with_ema:
-        save_torch(workdir / EMA_WEIGHTS, unreplicate(state.ema))
+    try:
+        save_torch(workdir / WEIGHTS, unreplicate(state.variables))
+        if experiment.with_ema:
+            save_torch(workdir / EMA_WEIGHTS, unreplicate(state.ema))
+    except OSError as error:
+        raise UserError(
+            f"The weights cannot be written to {workdir} ({error.strerror}); the last checkpoint "
+            f"is there: make room, and start the same command again."
+        ) from error
 
 
 def _evaluations_until(step: int, workdir: Path) -> dict[int, dict[str, Any]]:
