@@ -93,10 +93,9 @@ def train_and_evaluate(experiment: Experiment, workdir: Path) -> None:
                     reporter.write_evaluation(step, of_average, EMA_EVALUATION)
             evaluations[step] = values
 
-        lacking = plan.evaluates(start_step) and start_step not in evaluations
-        if distributed.any_process(
-            lacking and distributed.is_main_process()
-        ):  # stopped between a checkpoint and its evaluation
+        # Stopped between a checkpoint and its evaluation; other processes may not see it yet.
+        lacking = distributed.is_main_process() and plan.evaluates(start_step)
+        if distributed.any_process(lacking and start_step not in evaluations):
             evaluate_now(start_step)
         _check_evaluations(experiment, start_step, evaluations, workdir)
         state = _with_plateau(experiment, state, evaluations, reporter)
