@@ -211,7 +211,7 @@ def make_train_step(
 
         parts = jax.tree.map(lambda x: x.reshape(accumulate_steps, -1, *x.shape[1:]), batch)
         zeros = jax.tree.map(jnp.zeros_like, trainable)
-        # In a loop on a CPU, XLA computes gradients of convolutions by one core and 20 times slower.
+        # In a loop on a CPU, XLA computes the gradients of convolutions 16 times slower.
         unroll = accumulate_steps if jax.default_backend() == "cpu" else 1
         numbered = (jnp.arange(accumulate_steps), parts)
         (total, batch_stats), (losses, logits) = lax.scan(
