@@ -4,7 +4,7 @@
         [--classes=5,6,7,8,9]
 
 A ResNet-18 is trained on five classes of Fashion-MNIST. From its weights, 200 images of the other
-five (40 of each, others for each seed) are learnt with the recipe of ``configs/finetune.py``, all
+five (40 of each, others for each seed) are learned with the recipe of ``configs/finetune.py``, all
 layers and with ``freeze=body``; and from random weights with as many steps, at the best of several
 rates, chosen on a seed of its own. All of that for runs of several lengths, in epochs of ten steps.
 The tables show the accuracy on the 5,000 test images of those classes.
@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=3, help="of training on the first classes")
     parser.add_argument("--lengths", default="5,25", help="epochs of fine-tuning")
-    parser.add_argument("--classes", default="5,6,7,8,9", help="that are learnt from 200 images")
+    parser.add_argument("--classes", default="5,6,7,8,9", help="that are learned from 200 images")
     arguments = parser.parse_args()
     classes = {int(label) for label in arguments.classes.split(",")}
     train, test = (read(split, arguments.data_dir) for split in ("train", "test"))

@@ -47,7 +47,7 @@ FASHION_MNIST = {
     "shufflenet_v2_x1_0": "",
     "convnext_tiny": "",
 }
-# Two cores bear a fifth of the images, three times.
+# What two cores can do in minutes: a fifth of the images, three times.
 PART = '--config.train_split="train[:12800]" --config.num_epochs=3'
 
 

@@ -23,7 +23,14 @@ from jaxcnn.errors import UserError
 from jaxcnn.models.classifier import Classifier, check_image_size
 from jaxcnn.training import distributed
 from jaxcnn.training.augmentation import Augmentation
-from jaxcnn.training.config import RESUMABLE, as_json, host_memory, validate, validate_data
+from jaxcnn.training.config import (
+    RESUMABLE,
+    as_json,
+    host_memory,
+    training_sizes,
+    validate,
+    validate_data,
+)
 from jaxcnn.training.ema import Ema
 from jaxcnn.training.inputs import Inputs
 from jaxcnn.training.losses import Teacher
@@ -33,7 +40,7 @@ from jaxcnn.training.plan import Plan
 from jaxcnn.training.progress import warn
 from jaxcnn.training.schedules import Plateau, make_schedule
 from jaxcnn.training.step import AXIS, make_train_step
-from jaxcnn.training.workdir import CLASSES, read_classes
+from jaxcnn.training.workdir import CLASSES, has_other_classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,11 +269,10 @@ def _teacher(
                 f"it has {model.num_classes} classes where this network has {num_classes}; use "
                 f"weights for the same classes."
             )
-        weights = Path(config.teacher_weights)
-        taught = read_classes(weights.parent) if weights.is_file() else None
-        if taught not in (None, list(classes)):
-            raise UserError(f"{weights.parent / CLASSES} names other classes, or in another order.")
-        for size in {config.image_size, *(size for _, size in config.image_sizes or ())}:
+        if has_other_classes(config.teacher_weights, classes):
+            path = Path(config.teacher_weights).parent / CLASSES
+            raise UserError(f"{path} names other classes, or in another order.")
+        for size in training_sizes(config):
             images = jax.ShapeDtypeStruct((1, size, size, image_shape[-1]), jnp.float32)
             jax.eval_shape(model.apply, variables, images)
         return model, variables
@@ -328,7 +334,7 @@ def check_network(config: ConfigDict, model: Classifier, image_shape: Sequence[i
     # As many as a batch norm sees.
     images = config.batch_size // (replicas * config.accumulate_steps)
     sizes = {config.image_size: "image_size"}
-    for _, size in config.image_sizes or ():
+    for size in training_sizes(config):
         sizes.setdefault(size, "image_sizes")
     sizes.setdefault(config.eval.image_size or config.image_size, "eval.image_size")
     shapes: Any = None

@@ -38,7 +38,7 @@ from jaxcnn.training.workdir import (
     WEIGHTS,
     claim_workdir,
     has_checkpoint,
-    read_classes,
+    has_other_classes,
 )
 
 ASK_EVERY = 10  # steps between asking the other processes whether they were told to stop
@@ -143,12 +143,13 @@ def _initial_state(experiment: Experiment, *, resuming: bool) -> tuple[TrainStat
     )
     if experiment.init_from is None or resuming:
         return state, []
+    others = has_other_classes(experiment.init_from, experiment.inputs.train.classes)
     variables, reinitialized = initialize_from(
         state.variables,
         model,
         experiment.name,
         experiment.init_from,
-        reinitialize=model.classifier if _has_other_classes(experiment) else (),
+        reinitialize=model.classifier if others else (),
     )
     state = dataclasses.replace(
         state, params=variables["params"], batch_stats=variables.get("batch_stats", {})
@@ -205,9 +206,11 @@ def _check_evaluations(
         UserError: on all processes, if one is missing.
     """
     plan = experiment.plan
-    due = {number for number in range(step + 1) if plan.evaluates(number)}
-    missing = experiment.plateau is not None and distributed.is_main_process()
-    if distributed.any_process(missing and not due <= evaluations.keys()):
+    if experiment.plateau is None:
+        return
+    ends_of_epochs = range(plan.steps_per_epoch, step + 1, plan.steps_per_epoch)
+    missing = any(plan.evaluates(end) and end not in evaluations for end in ends_of_epochs)
+    if distributed.any_process(missing and distributed.is_main_process()):
         raise UserError(
             f"{workdir / METRICS} lacks evaluations of earlier steps, on which "
             f"config.schedule=plateau depends; restore it, or start again in another --workdir."
@@ -233,13 +236,6 @@ def _evaluations_until(step: int, workdir: Path) -> dict[int, dict[str, Any]]:
     """The evaluations of earlier processes, by step; read by every process."""
     found = evaluations_in(workdir / METRICS)
     return {number: found[number] for number in sorted(found) if number <= step}
-
-
-def _has_other_classes(experiment: Experiment) -> bool:
-    """Whether ``init_from`` is a file of a run on other classes, or in another order."""
-    weights = Path(experiment.init_from)
-    classes = read_classes(weights.parent) if weights.is_file() else None
-    return classes is not None and classes != list(experiment.inputs.train.classes)
 
 
 def _claim(experiment: Experiment, workdir: Path) -> None:

@@ -1,11 +1,11 @@
 """What one replica does with one batch: pure functions, for both ``jax.pmap`` and ``jax.jit``.
 
-Example, on all local devices::
+Example, on all local devices (:mod:`jaxcnn.training.devices`)::
 
     state = init_state(model, optimizer, (1, 32, 32, 3), seed=0)
     train_step = make_train_step(model, optimizer, normalize=normalizer(mean, std), seed=0)
     p_train_step = jax.pmap(train_step, axis_name="batch", donate_argnums=0)
-    state, metrics = p_train_step(jax_utils.replicate(state), sharded_batch)
+    state, metrics = p_train_step(devices.replicate(state), devices.split(batch))
 
 and on one device without replicas::
 

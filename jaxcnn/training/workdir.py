@@ -93,6 +93,13 @@ def read_classes(folder: Path) -> list[str] | None:
     return classes
 
 
+def has_other_classes(weights: str | Path, classes: Sequence[str]) -> bool:
+    """Whether weights are a file of a run on other classes, or in another order."""
+    path = Path(weights)
+    own = read_classes(path.parent) if path.is_file() else None
+    return own is not None and own != list(classes)
+
+
 def _write_json(path: Path, value: Any, indent: int | None) -> None:
     with atomic_write(path) as file:
         file.write((json.dumps(value, indent=indent) + "\n").encode())

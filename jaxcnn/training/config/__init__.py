@@ -16,7 +16,7 @@ below that sees a config.
 from jaxcnn.training.config.export import as_json, digest, markdown_table, run_name
 from jaxcnn.training.config.keys import KEYS, RESUMABLE, Key
 from jaxcnn.training.config.resolve import open_config, resolve
-from jaxcnn.training.config.validate import host_memory, validate, validate_data
+from jaxcnn.training.config.validate import host_memory, training_sizes, validate, validate_data
 
 __all__ = [
     "KEYS",
@@ -29,6 +29,7 @@ __all__ = [
     "open_config",
     "resolve",
     "run_name",
+    "training_sizes",
     "validate",
     "validate_data",
 ]

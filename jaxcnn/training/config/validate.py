@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
+from jaxcnn.data import pipeline
 from jaxcnn.errors import UserError
 from jaxcnn.training.config.keys import KEYS, check_value
 from jaxcnn.training.config.rules import RULES
@@ -47,6 +48,11 @@ def validate(config: ConfigDict, device_count: int, process_count: int = 1) -> N
         )
 
 
+def training_sizes(config: ConfigDict) -> list[int]:
+    """The sizes of the images that a network is trained on, ``image_size`` first."""
+    return [config.image_size, *(size for _, size in config.image_sizes or ())]
+
+
 def host_memory() -> int | None:
     """The memory of this machine in bytes; None where it cannot be told."""
     try:
@@ -64,7 +70,7 @@ def _check_memory(config: ConfigDict, process_count: int) -> None:
     memory = host_memory()
     evaluated = (config.eval.batch_size or config.batch_size) * config.eval.crops
     images = math.ceil(max(config.batch_size, evaluated) / process_count)
-    size = max(config.image_size, *(size for _, size in config.image_sizes or ()), 0)
+    size = max(training_sizes(config))
     needed = 3 * images * size**2
     if memory is not None and needed > memory / 2:
         raise UserError(
@@ -107,15 +113,16 @@ def validate_data(config: ConfigDict, train: "Source", evaluation: "Source") -> 
     for name, source in ((config.train_split, train), (config.eval.split, evaluation)):
         if source.num_examples == 0:
             raise UserError(f"The split {name!r} of {config.dataset} is empty; choose another.")
-    repeated = config.augment.repeats > 1
-    if repeated and train.num_examples // 256 * 256 < config.batch_size:
+    repeats = config.augment.repeats
+    steps = pipeline.steps_per_epoch(train.num_examples, config.batch_size, repeats)
+    if repeats > 1 and not steps:
         raise UserError(
             f"config.augment.repeats={config.augment.repeats} takes a multiple of 256 of the "
             f"{train.num_examples} training examples of {config.dataset} in an epoch, fewer than "
             f"config.batch_size={config.batch_size}; set config.augment.repeats=1, or use a "
             f"smaller batch."
         )
-    if train.num_examples < config.batch_size:
+    if not steps:
         raise UserError(
             f"config.batch_size={config.batch_size} is more than the {train.num_examples} training "
             f"examples of {config.dataset}; use a smaller one."
