@@ -12,7 +12,8 @@ ALLOWED = {
     "convert": {"errors", "io", "models"},
     "data": {"errors", "io"},
     "training": {"errors", "io", "models", "convert", "data"},
-    "cli": {"errors", "platform", "io", "models", "convert", "data", "training"},
+    "visualize": {"errors", "io", "models", "convert", "data"},
+    "cli": {"errors", "platform", "io", "models", "convert", "data", "training", "visualize"},
     "__main__": {"cli"},
     "__init__": set(),
 }

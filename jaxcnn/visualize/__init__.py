@@ -1,0 +1,1 @@
+"""Looking inside networks, and pictures of runs."""
