@@ -33,7 +33,6 @@ NextLinear = partial(Linear, **_INIT)
 NextNorm = partial(LayerNorm, eps=1e-6)
 
 
-
 @jax.jit  # so that a program has its name: jaxcnn.visualize has a rule for it
 def gelu(x: jax.Array) -> jax.Array:
     """The exact Gaussian error linear unit; Flax's own is approximate."""

@@ -26,7 +26,7 @@ bound act as ReLU does, and whatever only scales the signal is fixed at its scal
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -88,8 +88,7 @@ def _evaluate(
             results = _evaluate(*_opened(inner), operands, rules)
         else:
             results = bound(equation)(*operands)
-        if not isinstance(results, (list, tuple)):
-            results = [results]
+        results = results if isinstance(results, (list, tuple)) else [results]
         values |= zip(equation.outvars, results, strict=True)
     return [read(variable) for variable in program.outvars]
 
@@ -120,13 +119,13 @@ def _has_any(program: Any, rules: Rules) -> bool:
     )
 
 
-def bound(equation: JaxprEqn) -> Callable[..., Any]:
+def bound(equation: JaxprEqn) -> Callable[..., list[Any]]:
     """An equation as a function of its inputs, with its own gradient."""
+    primitive = equation.primitive
 
-    def call(*operands: Any) -> Any:
-        functions, parameters = equation.primitive.get_bind_params(equation.params)
-        results = equation.primitive.bind(*functions, *operands, **parameters)
-        return results if equation.primitive.multiple_results else [results]
+    def call(*operands: Any) -> list[Any]:
+        results = primitive.bind(*operands, **primitive.get_bind_params(equation.params))
+        return results if primitive.multiple_results else [results]
 
     return call
 
@@ -170,9 +169,7 @@ def with_fixed_statistics(equation: JaxprEqn) -> Callable[..., Any]:
 
 def unpooled(equation: JaxprEqn) -> Callable[[jax.Array], jax.Array]:
     """Max pooling of ``[N, H, W, C]``: values go down to where the maxima were."""
-    window, strides = (
-        equation.params[key][1:3] for key in ("window_dimensions", "window_strides")
-    )
+    window, strides = (equation.params[key][1:3] for key in ("window_dimensions", "window_strides"))
     pads = equation.params["padding"][1:3]
 
     def pullback(x: jax.Array, signal: jax.Array) -> jax.Array:
