@@ -202,4 +202,7 @@ DECONVNET: Rules = {
     "hard_sigmoid": fixed,
 }
 
-GUIDED: Rules = dict.fromkeys(_RECTIFIERS, guided)
+GUIDED: Rules = {
+    **dict.fromkeys(_RECTIFIERS, guided),
+    "hard_sigmoid": bound,  # within it is a ReLU6, which rectifies nothing
+}
