@@ -8,7 +8,8 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from jaxcnn.models.layers.module import Module, Size, check_window, pair
+from jaxcnn.models.arithmetic import Size, conv_output_size, pair, pool_output_size
+from jaxcnn.models.layers.module import Module, check_window
 
 
 def _pool(
@@ -27,13 +28,8 @@ def _pool(
     check_window(x, window, pair(padding), "a pooling layer", overhang)
     pads = []
     for size, k, s, p in zip(x.shape[1:3], window, strides, pair(padding), strict=True):
-        extra = 0
-        if ceil_mode:
-            out = -(-(size + 2 * p - k) // s) + 1
-            if (out - 1) * s >= size + p:  # windows start inside the image or its left padding
-                out -= 1
-            extra = max(0, (out - 1) * s + k - (size + 2 * p))
-        pads.append((p, p + extra))
+        last = (pool_output_size(size, k, s, p, ceil_mode=ceil_mode) - 1) * s
+        pads.append((p, p + max(0, last + k - (size + 2 * p))))
     return lax.reduce_window(
         x,
         np.asarray(init, x.dtype),  # concrete: XLA differentiates known reductions only
@@ -71,8 +67,8 @@ def max_pool_switches(
     window, strides = pair(kernel_size), pair(kernel_size if stride is None else stride)
     check_window(x, window, (rows, columns), "a pooling layer")
     out_height, out_width = (
-        (size + 2 * p - k) // s + 1
-        for size, p, k, s in zip(x.shape[1:3], (rows, columns), window, strides, strict=True)
+        conv_output_size(size, k, s, p)
+        for size, k, s, p in zip(x.shape[1:3], window, strides, (rows, columns), strict=True)
     )
     pads = ((0, 0), (rows, rows), (columns, columns), (0, 0))
     padded = jnp.pad(x, pads, constant_values=-jnp.inf)
