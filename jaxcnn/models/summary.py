@@ -136,12 +136,17 @@ class Summary:
 
     def markdown(self) -> str:
         """A Markdown table, followed by the totals."""
-        rows = ["|" + "|".join(["---"] * _LEFT + ["---:"] * (len(_HEADS) - _LEFT)) + "|"]
+        rule = "|" + "|".join(["---"] * _LEFT + ["---:"] * (len(_HEADS) - _LEFT)) + "|"
+        lines = [f"| {' | '.join(_HEADS)} |", rule]
         for row in self.rows:
-            path, *others = _cells(row, self.name)
-            rows.append(f"| {' | '.join([f'`{row.path or path}`', *others])} |")
-        totals = [f"* {line}" for line in self._totals()]
-        return "\n".join([f"| {' | '.join(_HEADS)} |", *rows, "", *totals, ""]).replace("  ", " ")
+            _, *others = _cells(row, self.name)
+            cells = [f"`{row.path or self.name}`", *others]
+            lines.append(f"| {' | '.join(cells)} |".replace("  ", " "))
+        lines.append("")
+        for line in self._totals():
+            item = line.lstrip()
+            lines.append(f"{' ' * (len(line) - len(item))}* {item}")
+        return "\n".join([*lines, ""])
 
     def json(self) -> str:
         """Everything, as a JSON object."""
@@ -155,12 +160,11 @@ class Summary:
         yield f"parameters: {self.parameters:,}{heads}"
         yield f"multiply-adds: {self.multiply_adds:,} (convolutions and dense layers)"
         memory, batch = self.memory, self.input_shape[0]
-        yield (
-            f"memory of training: {_megabytes(memory.total)} (parameters "
-            f"{_megabytes(memory.parameters)}, gradients {_megabytes(memory.gradients)}, SGD "
-            f"momentum {_megabytes(memory.optimizer)}, outputs of the layers for a batch of "
-            f"{batch:,} {_megabytes(memory.activations)})"
-        )
+        yield f"memory of training with a batch of {batch:,}: {_megabytes(memory.total)}"
+        yield f"  parameters {_megabytes(memory.parameters)}"
+        yield f"  gradients {_megabytes(memory.gradients)}"
+        yield f"  momentum of SGD {_megabytes(memory.optimizer)}"
+        yield f"  outputs of the layers {_megabytes(memory.activations)}"
 
 
 _HEADS = (
@@ -290,8 +294,15 @@ def _trace(model: Classifier, input_shape: tuple[int, ...]) -> _Trace:
 
     def apply(key: jax.Array, images: jax.Array) -> Any:
         """The variables that evaluation needs, created on the way, and all modules' outputs."""
-        rngs = {"params": key}
-        return model.apply({}, images, rngs=rngs, mutable=True, capture_intermediates=True)[1]
+        # Not __call__: with an image that is too small, it would look for missing variables.
+        return model.apply(
+            {},
+            images,
+            method="forward",
+            rngs={"params": key},
+            mutable=True,
+            capture_intermediates=_has_row,
+        )[1]
 
     modules: dict[Path, _Module] = {}
     try:
@@ -315,6 +326,12 @@ def _trace(model: Classifier, input_shape: tuple[int, ...]) -> _Trace:
     return _Trace(modules, variables)
 
 
+def _has_row(module: nn.Module, method: str) -> bool:
+    if isinstance(module, nn.Dropout):  # it is within ours, which has one
+        return False
+    return method == ("__call__" if module.path else "forward")
+
+
 def _record(
     modules: dict[Path, _Module],
     call: Callable[..., Any],
@@ -323,9 +340,9 @@ def _record(
     context: nn.module.InterceptorContext,
 ) -> Any:
     """Note a module that is called, and call it: an interceptor of Flax."""
-    if context.method_name != "__call__":
-        return call(*args, **kwargs)
     module = context.module
+    if not _has_row(module, context.method_name):
+        return call(*args, **kwargs)
     noted = modules.setdefault(module.path, _Module(*_description(module)))
     output = call(*args, **kwargs)
     noted.multiply_adds += _multiply_adds(module, args[0], output) if args else 0
@@ -345,13 +362,11 @@ def _description(module: nn.Module) -> tuple[str, dict[str, Any]]:
         function, given = module.function, {}
         if isinstance(function, functools.partial):
             function, given = function.func, function.keywords
-        kind = getattr(function, "__name__", kind)
+        name = getattr(function, "__name__", "<lambda>")
         if function in (max_pool, avg_pool):
-            window = {
-                key: given[key] for key in ("kernel_size", "stride", "padding") if key in given
-            }
-            return kind, _pooling_window(**window)
-        return (type(module).__name__ if kind == "<lambda>" else kind), {}
+            fields = {"kernel_size", "stride", "padding"} & given.keys()
+            return name, _pooling_window(**{field: given[field] for field in fields})
+        return (kind if name == "<lambda>" else name), {}
     return kind, {}
 
 
@@ -368,17 +383,12 @@ def _pooling_window(
 
 def _multiply_adds(module: nn.Module, x: Any, output: Any) -> int:
     """Of a call of a convolution or a dense layer; 0 of any other module."""
-    if isinstance(module, Conv):
-        n, *size, features = output.shape
-        one = conv_multiply_adds(
-            x.shape[-1], features, module.kernel_size, tuple(size), module.groups
+    if isinstance(module, (Conv, ConvTranspose)):
+        # A transposed convolution costs what the one costs whose gradient it is.
+        images, *size, _ = x.shape if isinstance(module, ConvTranspose) else output.shape
+        return images * conv_multiply_adds(
+            x.shape[-1], module.features, module.kernel_size, tuple(size), module.groups
         )
-        return n * one
-    if isinstance(module, ConvTranspose):
-        n, *size, channels = x.shape
-        features = module.features
-        one = conv_multiply_adds(channels, features, module.kernel_size, tuple(size), module.groups)
-        return n * one
     if isinstance(module, Linear):
         positions = math.prod(x.shape[:-1])
         return dense_multiply_adds(x.shape[-1], module.features, positions)
