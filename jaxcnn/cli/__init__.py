@@ -12,15 +12,16 @@ import sys
 from collections.abc import Sequence
 
 from jaxcnn import __version__
-from jaxcnn.cli import check, config, convert, inspection, models
+from jaxcnn.cli import check, config, convert, inspection, models, summary
 from jaxcnn.errors import UserError
 from jaxcnn.platform import set_xla_flags
 from jaxcnn.training.signals import exit_at_once
 
-_COMMANDS = (models, inspection, convert, config, check)
+_COMMANDS = (models, summary, inspection, convert, config, check)
 
 _EXAMPLES = """examples:
   jaxcnn models --family resnet
+  jaxcnn summary resnet50
   jaxcnn inspect resnet18.pth
   jaxcnn convert resnet18.pth resnet18.safetensors --model resnet18
   jaxcnn config resnet18:cifar10

@@ -10,6 +10,7 @@ Every layer is called as ``layer(x, train)``, also those that do the same in tra
 :class:`Sequential` and ``norm_layer`` need no special cases.
 """
 
+from jaxcnn.models.arithmetic import Size
 from jaxcnn.models.layers.convolution import (
     Conv,
     ConvTranspose,
@@ -27,7 +28,6 @@ from jaxcnn.models.layers.module import (
     LayerFactory,
     Module,
     Sequential,
-    Size,
     flatten,
 )
 from jaxcnn.models.layers.normalization import (

@@ -9,7 +9,8 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from jaxcnn.models.layers.module import Module, Size, check_window, pair
+from jaxcnn.models.arithmetic import Size, conv_output_size, pair, pool_output_size
+from jaxcnn.models.layers.module import Module, check_window
 
 
 def _pads(
@@ -24,13 +25,8 @@ def _pads(
     check_window(x, window, pair(padding), "a pooling layer", overhang)
     pads = []
     for size, k, s, p in zip(x.shape[1:3], window, strides, pair(padding), strict=True):
-        extra = 0
-        if ceil_mode:
-            out = -(-(size + 2 * p - k) // s) + 1
-            if (out - 1) * s >= size + p:  # windows start inside the image or its left padding
-                out -= 1
-            extra = max(0, (out - 1) * s + k - (size + 2 * p))
-        pads.append((p, p + extra))
+        last = (pool_output_size(size, k, s, p, ceil_mode=ceil_mode) - 1) * s
+        pads.append((p, p + max(0, last + k - (size + 2 * p))))
     return pads
 
 
@@ -106,7 +102,7 @@ def window_switches(
     """
     width, (rows, columns) = x.shape[2], (before for before, _ in pads)
     out_height, out_width = (
-        (size + sum(pad) - k) // s + 1
+        conv_output_size(size + sum(pad), k, s)
         for size, pad, k, s in zip(x.shape[1:3], pads, window, strides, strict=True)
     )
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
