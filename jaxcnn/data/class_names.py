@@ -18,7 +18,8 @@ def imagenet_classes() -> dict[str, str]:
         >>> list(imagenet_classes().items())[0]
         ('n01440764', 'tench')
     """
-    text = importlib.resources.files("jaxcnn.data").joinpath("imagenet_classes.txt").read_text()
+    file = importlib.resources.files("jaxcnn.data") / "imagenet_classes.txt"
+    text = file.read_text(encoding="utf-8")
     return dict(line.split(" ", 1) for line in text.splitlines())
 
 

@@ -92,9 +92,7 @@ class _Strict(BadImageLog):
     """Refuses the first bad image."""
 
     def add(self, number: int, reason: str) -> None:
-        raise UserError(
-            f"{self._source.describe(number)} cannot be read as an image: {reason.rstrip('.')}."
-        )
+        raise UserError(f"{self._source.describe(number)} cannot be read: {reason.rstrip('.')}.")
 
 
 @functools.cache  # it can be read once
