@@ -110,7 +110,7 @@ def _expanded(argument: str) -> list[str]:
     if glob.has_magic(path):
         found = sorted(glob.glob(path, recursive=True))
         if not found:
-            raise UserError(f"No file matches {argument!r}.")
+            raise UserError(f"The pattern {argument!r} matches no file.")
         files = [name for name in found if not os.path.isdir(name)]
         # With ** the files of a folder match themselves.
         return files or [name for folder in found for name in _in_folder(folder)]
