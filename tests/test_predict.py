@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from PIL import Image
 from photos import jpeg, photo
+from PIL import Image
 from processes import ROOT
 from torchvision.models._meta import _IMAGENET_CATEGORIES
 from torchvision.transforms import v2

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from PIL import Image
+from jaxcnn.training.evaluation import Examples
 from photos import jpeg, photo
+from PIL import Image
 from processes import ROOT
 from torchvision.models._meta import _IMAGENET_CATEGORIES
 
 from jaxcnn import cli
 from jaxcnn.training.build import build
 from jaxcnn.training.config import open_config, resolve
-from jaxcnn.training.evaluation import Examples
 from jaxcnn.training.loop import train_and_evaluate
 from jaxcnn.training.metrics import read_metrics
 
