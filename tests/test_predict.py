@@ -1,5 +1,6 @@
 """``jaxcnn predict``: against torchvision, as a process, and what it refuses."""
 
+import copy
 import csv
 import importlib.util
 import io
@@ -9,6 +10,7 @@ import pathlib
 import pty
 import subprocess
 import sys
+import termios
 
 import jax
 import jax.numpy as jnp
@@ -29,10 +31,9 @@ from jaxcnn.data.image_list import ImageList
 from jaxcnn.errors import UserError
 from jaxcnn.models.published import PUBLISHED
 from jaxcnn.training.checkpoints import Checkpoints
-from jaxcnn.training.config import as_json, open_config, resolve
+from jaxcnn.training.config import as_json, open_config, resolve, resolved_from_json
 from jaxcnn.training.devices import replicate
-from jaxcnn.training.optimizer import sgd
-from jaxcnn.training.step import init_state
+from jaxcnn.training.step import TrainState
 from jaxcnn.training.workdir import claim_workdir
 
 MODEL = "shufflenet_v2_x0_5"
@@ -82,10 +83,16 @@ def workdir(tmp_path_factory) -> pathlib.Path:
     workdir = tmp_path_factory.mktemp("run")
     config = resolve(open_config("lenet5", "fashion_mnist", num_classes=3))
     claim_workdir(workdir, as_json(config), ["n01440764", "n02102040"])
-    model = models.lenet5(num_classes=3)
-    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
-    convert.save_torch(workdir / "weights.safetensors", variables)
+    convert.save_torch(workdir / "weights.safetensors", lenet(num_classes=3))
     return workdir
+
+
+def lenet(size: int = 32, **arguments) -> dict:
+    """Random variables, of LeNet-5 for images of a size; in less time than its own."""
+    images = jax.ShapeDtypeStruct((1, size, size, 1), np.float32)
+    shapes = jax.eval_shape(models.lenet5(**arguments).init, jax.random.key(0), images)
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32), shapes)
 
 
 def expected(module, path, transform=TRANSFORMS) -> np.ndarray:
@@ -181,6 +188,7 @@ def test_bars_in_a_terminal(photos, workdir):
     flags = ("--workdir", workdir, "--batch_size", "1")
     command = [sys.executable, "-m", "jaxcnn", "predict", photos / "a.jpg", photos / "b.jpg"]
     (out, stdout), (err, stderr) = pty.openpty(), pty.openpty()
+    termios.tcsetwinsize(stderr, (25, 80))
     process = subprocess.Popen([*command, *flags], stdout=stdout, stderr=stderr, env=ENVIRON)
     os.close(stdout)
     os.close(stderr)
@@ -220,21 +228,57 @@ def test_average_comes_before_the_weights_and_a_checkpoint_last(tmp_path):
         return float(loaded(workdir=str(tmp_path)).variables["params"]["fc3"]["bias"][0])
 
     def filled(value):
-        return jax.tree.map(lambda leaf: jnp.full_like(leaf, value), state.params)
+        return jax.tree.map(lambda leaf: np.full_like(leaf, value), lenet()["params"])
 
     with pytest.raises(UserError, match="neither weights nor a checkpoint yet"):
         bias()
-    state = init_state(models.lenet5(), sgd(0.1, momentum=0.9), (1, 32, 32, 1))
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    for step in (1, 2):
-        saved = state.replace(step=jnp.asarray(step), params=filled(step))
-        checkpoints.save(replicate(saved))
+    averages = ({}, {}, {"params": filled(1.5), "batch_stats": {}})
+    for step, ema in enumerate(averages):
+        params = filled(step)
+        state = TrainState(
+            step=np.int32(step), params=params, batch_stats={}, opt_state=[params], ema=ema
+        )
+        checkpoints.save(replicate(state))
+        if step:
+            checkpoints._manager.wait_until_finished()
+            assert bias() == step - 0.5 * bool(ema)
     checkpoints.close()
-    assert bias() == 2
     convert.save_torch(tmp_path / "weights.safetensors", {"params": filled(3)})
     assert bias() == 3
     convert.save_torch(tmp_path / "weights_ema.safetensors", {"params": filled(4)})
     assert bias() == 4
+
+
+def test_run_on_images_of_another_size(tmp_path):
+    """LeNet's first linear layer has the images' size."""
+    config = resolve(open_config("lenet5", "digits", image_size=48))
+    claim_workdir(tmp_path, as_json(config), list("0123456789"))
+    variables = lenet(size=48)
+    convert.save_torch(tmp_path / "weights.safetensors", variables)
+    used = loaded(workdir=str(tmp_path))
+    jax.tree.map(np.testing.assert_array_equal, used.variables, variables)
+    assert used.preprocess.image_size == 48
+
+
+@pytest.mark.parametrize(
+    ("model", "dataset"),
+    [("resnet50", "cifar10"), ("anynet", "digits"), ("alexnet_original", None)],
+)
+def test_config_is_read_back_from_json(model, dataset):
+    settings = as_json(resolve(open_config(model, dataset)))
+    assert as_json(resolved_from_json(settings)) == settings
+
+
+def test_config_of_an_older_version_is_filled_in():
+    """0.1.0 wrote None for an argument's default, and lacked keys."""
+    settings = as_json(resolve(open_config("resnet18", "cifar10")))
+    old = copy.deepcopy(settings)
+    old |= {"model_args": dict.fromkeys(settings["model_args"]), "gone": 1}
+    del old["interpolation"], old["eval"]["crops"]
+    assert as_json(resolved_from_json(old)) == settings
+    with pytest.raises(UserError, match=r"config\.image_size='large' is not valid"):
+        resolved_from_json(settings | {"image_size": "large"})
 
 
 def test_mean_image_of_a_run_is_subtracted(workdir, tmp_path):
