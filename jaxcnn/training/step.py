@@ -294,7 +294,7 @@ def class_logits(
 
 def make_eval_step(
     model: Classifier, *, normalize: Normalize = lambda images: images
-) -> Callable[..., Metrics]:
+) -> Callable[..., tuple[Metrics, Metrics]]:
     """Make the evaluation step of a model.
 
     Args:
@@ -302,23 +302,31 @@ def make_eval_step(
         normalize: maps the batch's images to the model's input.
 
     Returns:
-        ``eval_step(variables, batch, *, axis_name="batch") -> sums``. The batch also has ``mask``
-        ``[N]``: 1 for examples that count, 0 for padding. Several crops of each image,
-        ``[N, crops, H, W, C]``, are scored by the logits of :func:`class_logits`. The sums, over
-        all replicas, are ``loss``, ``top1``, ``top5`` and ``examples``.
+        ``eval_step(variables, batch, *, axis_name="batch") -> (sums, examples)``. The batch also
+        has ``mask`` ``[N]``: 1 for examples that count, 0 for padding. Several crops of each
+        image, ``[N, crops, H, W, C]``, are scored by the logits of :func:`class_logits`. The sums,
+        over all replicas, are ``loss``, ``top1``, ``top5`` and ``examples``. Of each of the
+        replica's own examples, ``[N]``: ``loss``, ``prediction`` (the class of the highest
+        probability, int32), ``confidence`` (that probability) and ``top5`` (whether the label is
+        among the five highest, bool); of padding they mean nothing.
     """
 
     def eval_step(
         variables: Mapping[str, Any], batch: Batch, *, axis_name: str | None = AXIS
-    ) -> Metrics:
+    ) -> tuple[Metrics, Metrics]:
         logits = class_logits(model, variables, batch["image"], normalize)
         counts = batch["mask"] > 0
-        sums = {
-            # where, not a product: a NaN on padding must not spoil the sum
-            name: jnp.sum(jnp.where(counts, score, 0))
-            for name, score in scores(logits, batch["label"]).items()
-        }
+        each = scores(logits, batch["label"])
+        # where, not a product: a NaN on padding must not spoil the sum
+        sums = {name: jnp.sum(jnp.where(counts, score, 0)) for name, score in each.items()}
         sums["examples"] = jnp.sum(counts, dtype=jnp.int32)
-        return sums if axis_name is None else lax.psum(sums, axis_name)
+        probabilities = jax.nn.softmax(logits.astype(each["loss"].dtype))
+        examples = {
+            "loss": each["loss"],
+            "prediction": jnp.argmax(logits, axis=-1).astype(jnp.int32),
+            "confidence": jnp.max(probabilities, axis=-1),
+            "top5": each["top5"] > 0,
+        }
+        return sums if axis_name is None else lax.psum(sums, axis_name), examples
 
     return eval_step

@@ -13,6 +13,7 @@ CLASSES = "classes.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
+LAST_EVALUATION = "evaluation.npz"
 WEIGHTS, EMA_WEIGHTS = "weights.safetensors", "weights_ema.safetensors"
 
 
