@@ -13,6 +13,7 @@ CLASSES = "classes.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
+LAST_EVALUATION = "evaluation.npz"
 WEIGHTS, EMA_WEIGHTS = "weights.safetensors", "weights_ema.safetensors"
 
 
@@ -76,6 +77,26 @@ def claim_workdir(
             f"The workdir {workdir} cannot be used ({error.strerror}); choose a --workdir in a "
             f"folder where you may write."
         ) from error
+
+
+def read_config(workdir: Path) -> dict[str, Any]:
+    """The settings in a run's ``config.json``.
+
+    Raises:
+        UserError: if the folder does not exist, or is not that of a run.
+    """
+    path = workdir / CONFIG
+    if not workdir.is_dir():
+        raise UserError(f"There is no folder {workdir}; give the --workdir of a run.")
+    if not path.is_file():
+        raise UserError(
+            f"{workdir} is not the folder of a run: it has no {CONFIG}; give the --workdir that "
+            f"train.py wrote to."
+        )
+    settings = _read_json(path)
+    if not isinstance(settings, dict) or not {"model", "dataset"} <= settings.keys():
+        raise UserError(f"{path} is not the config of a run; restore it, or use another --workdir.")
+    return settings
 
 
 def read_classes(folder: Path) -> list[str] | None:
