@@ -12,12 +12,12 @@ import sys
 from collections.abc import Sequence
 
 from jaxcnn import __version__
-from jaxcnn.cli import check, config, convert, inspection, models
+from jaxcnn.cli import check, config, convert, inspection, models, report
 from jaxcnn.errors import UserError
 from jaxcnn.platform import set_xla_flags
 from jaxcnn.training.signals import exit_at_once
 
-_COMMANDS = (models, inspection, convert, config, check)
+_COMMANDS = (models, inspection, convert, config, check, report)
 
 _EXAMPLES = """examples:
   jaxcnn models --family resnet
@@ -25,6 +25,7 @@ _EXAMPLES = """examples:
   jaxcnn convert resnet18.pth resnet18.safetensors --model resnet18
   jaxcnn config resnet18:cifar10
   jaxcnn check
+  jaxcnn report runs/a runs/b
 
 Each command explains its arguments: jaxcnn convert --help
 """

@@ -79,6 +79,15 @@ def claim_workdir(
         ) from error
 
 
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The config in a folder's ``config.json``, with dotted keys.
+
+    Raises:
+        UserError: if the file is not a config.
+    """
+    return _flatten(_read_config(folder / CONFIG))
+
+
 def read_classes(folder: Path) -> list[str] | None:
     """The names of the classes in a folder's ``classes.json``; None: it has none.
 
@@ -115,6 +124,13 @@ def _read_json(path: Path) -> Any:
         ) from error
 
 
+def _read_config(path: Path) -> dict[str, Any]:
+    config = _read_json(path)
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is not a config; restore it, or use another --workdir.")
+    return config
+
+
 def _check_same_run(
     workdir: Path,
     settings: Mapping[str, Any],
@@ -127,10 +143,7 @@ def _check_same_run(
             f"The workdir {workdir} has checkpoints, but no {CONFIG} that says what they belong "
             f"to; use another --workdir."
         )
-    saved = _read_json(path)
-    if not isinstance(saved, dict):
-        raise UserError(f"{path} is not a config; restore it, or use another --workdir.")
-    old, new = _flatten(saved), _flatten(settings)
+    old, new = read_settings(workdir), _flatten(settings)
     # A key that only one of them has was added or removed between two versions of this package.
     changed = [
         f"config.{key} was {old[key]!r} and is now {new[key]!r}"
