@@ -19,6 +19,7 @@ from jaxcnn.cli import (
     inspection,
     models,
     predict,
+    report,
     summary,
     validate,
 )
@@ -26,7 +27,10 @@ from jaxcnn.errors import UserError
 from jaxcnn.platform import set_xla_flags
 from jaxcnn.training.signals import exit_at_once
 
-_COMMANDS = (models, summary, inspection, convert, predict, validate, config, check)
+_COMMANDS = (
+    *(models, summary, inspection, convert),
+    *(predict, validate, report, config, check),
+)
 
 _EXAMPLES = """examples:
   jaxcnn models --family resnet
@@ -37,6 +41,7 @@ _EXAMPLES = """examples:
   jaxcnn check
   jaxcnn predict cat.jpg --model resnet50
   jaxcnn validate --workdir runs/resnet18-cifar10
+  jaxcnn report runs/a runs/b
 
 Each command explains its arguments: jaxcnn convert --help
 """
