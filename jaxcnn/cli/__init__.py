@@ -22,6 +22,7 @@ from jaxcnn.cli import (
     report,
     summary,
     validate,
+    visualize,
 )
 from jaxcnn.errors import UserError
 from jaxcnn.platform import set_xla_flags
@@ -29,7 +30,7 @@ from jaxcnn.training.signals import exit_at_once
 
 _COMMANDS = (
     *(models, summary, inspection, convert),
-    *(predict, validate, report, config, check),
+    *(predict, validate, visualize, report, config, check),
 )
 
 _EXAMPLES = """examples:
@@ -41,6 +42,7 @@ _EXAMPLES = """examples:
   jaxcnn check
   jaxcnn predict cat.jpg --model resnet50
   jaxcnn validate --workdir runs/resnet18-cifar10
+  jaxcnn visualize gradcam cat.jpg --model resnet50
   jaxcnn report runs/a runs/b
 
 Each command explains its arguments: jaxcnn convert --help

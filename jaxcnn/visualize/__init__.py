@@ -14,11 +14,14 @@ from jaxcnn.visualize.attributions import (
     guided_backpropagation,
     integrated_gradients,
     occlusion,
+    occlusion_size,
+    predicted,
     saliency,
     smooth_saliency,
 )
 from jaxcnn.visualize.deconvnet import Projection, TopActivations, deconvnet, top_activations
 from jaxcnn.visualize.layers import layer_shapes
+from jaxcnn.visualize.maximize import maximize
 
 __all__ = [
     "Projection",
@@ -28,7 +31,10 @@ __all__ = [
     "guided_backpropagation",
     "integrated_gradients",
     "layer_shapes",
+    "maximize",
     "occlusion",
+    "occlusion_size",
+    "predicted",
     "saliency",
     "smooth_saliency",
     "top_activations",

@@ -7,7 +7,7 @@ predicted ones.
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -277,7 +277,7 @@ def occlusion(
         UserError: if the square is larger than the image, or there is no such layer.
     """
     height, width = image.shape[:2]
-    size = size or max(1, min(height, width) // 4)
+    size = size or occlusion_size(image.shape)
     stride = stride or max(1, size // 4)
     if size > min(height, width) or size < 1 or stride < 1:
         raise UserError(
@@ -317,6 +317,16 @@ def occlusion(
     return maps | {"top": top, "left": left}
 
 
+def occlusion_size(image_shape: Sequence[int]) -> int:
+    """The default height and width of the square that :func:`occlusion` covers images with."""
+    return max(1, min(image_shape[:2]) // 4)
+
+
+def predicted(model: Classifier, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
+    """The class that a network predicts for each image, ``[N]``."""
+    return jnp.argmax(_logits(model)(variables, images), axis=-1)
+
+
 def _classes(
     model: Classifier, variables: Mapping[str, Any], images: jax.Array, classes: Classes
 ) -> jax.Array:
@@ -326,7 +336,7 @@ def _classes(
         UserError: for a class that the network does not have.
     """
     if classes is None:
-        return jnp.argmax(_logits(model)(variables, images), axis=-1)
+        return predicted(model, variables, images)
     classes = np.broadcast_to(np.asarray(classes), (len(images),))
     _check_classes(model, classes)
     return jnp.asarray(classes)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxcnn.errors import UserError
 from jaxcnn.models.classifier import Classifier
 from jaxcnn.models.layers import Conv
-from jaxcnn.visualize.layers import Interceptor, apply_to_layer, check_layer
+from jaxcnn.visualize.layers import Interceptor, apply_to_layer, check_layer, check_units
 from jaxcnn.visualize.rules import DECONVNET, with_rules
 
 
@@ -72,11 +72,7 @@ def deconvnet(
     """
     shape = check_layer(model, images.shape, layer)
     units = np.broadcast_to(np.asarray(unit), (len(images),))
-    if units.min() < 0 or units.max() >= shape[-1]:
-        raise UserError(
-            f"unit {int(units[np.argmax(np.abs(units))])} does not exist: layer {layer!r} has the "
-            f"units 0 to {shape[-1] - 1}."
-        )
+    check_units(layer, shape, units.tolist())
     return Projection(*_projector(model, layer, biases)(variables, images, jnp.asarray(units)))
 
 
@@ -188,10 +184,11 @@ def top_activations(
     Args:
         model: the network.
         variables: its variables.
-        batches: normalised images, ``[N, H, W, C]``, all of one size.
+        batches: normalised images, ``[N, H, W, C]``, all of one size; only the last batch may
+            have fewer than the first.
         layer: dotted path.
-        units: which; None: the ``num_units`` whose strongest activation is the largest relative
-            to the unit's mean over the images.
+        units: which; None: the ``num_units`` whose strongest activation is farthest above the
+            unit's mean over the images.
         num_units: see ``units``.
         top: how many images per unit; fewer if there are fewer.
 
@@ -207,12 +204,16 @@ def top_activations(
         flat = output.reshape(len(output), -1, output.shape[-1])
         return jnp.max(flat, axis=1), jnp.argmax(flat, axis=1)
 
-    values, places, shape = [], [], None
+    values, places, shape, size = [], [], None, 0
     for images in batches:
+        count = len(images)
+        size = size or count
         shape = shape or check_layer(model, images.shape, layer)
+        # A last batch of another size would be compiled for again.
+        images = jnp.pad(images, [(0, size - count), (0, 0), (0, 0), (0, 0)])
         value, place = strongest(variables, images)
-        values.append(np.asarray(value))
-        places.append(np.asarray(place))
+        values.append(np.asarray(value)[:count])
+        places.append(np.asarray(place)[:count])
     if shape is None:
         raise UserError("There are no images to look for activations in; give at least one.")
     all_values, all_places = np.concatenate(values), np.concatenate(places)
@@ -221,11 +222,7 @@ def top_activations(
         chosen = np.argsort(-contrast, kind="stable")[:num_units]
     else:
         chosen = np.asarray(list(units))
-        if unknown := [int(unit) for unit in chosen if not 0 <= unit < shape[-1]]:
-            raise UserError(
-                f"unit {unknown[0]} does not exist: layer {layer!r} has the units 0 to "
-                f"{shape[-1] - 1}."
-            )
+        check_units(layer, shape, chosen.tolist())
     order = np.argsort(-all_values[:, chosen], axis=0, kind="stable")[:top].T
     places_of = all_places[order, chosen[:, None]]
     width = shape[2] if len(shape) == 4 else 1

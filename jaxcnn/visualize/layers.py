@@ -1,7 +1,7 @@
 """The layers of a network by name, and what they output."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -76,6 +76,24 @@ def check_layer(
             f"it, such as {maps[-1]!r}."
         )
     return shape
+
+
+def check_units(layer: str, shape: Sequence[int], units: Iterable[int]) -> None:
+    """Check that a layer has some units.
+
+    Args:
+        layer: its path.
+        shape: of its output, whose last axis are the units.
+        units: their numbers.
+
+    Raises:
+        UserError: for the first that it does not have.
+    """
+    for unit in units:
+        if not 0 <= unit < shape[-1]:
+            raise UserError(
+                f"unit {unit} does not exist: layer {layer!r} has the units 0 to {shape[-1] - 1}."
+            )
 
 
 def default_map(model: Classifier, image_shape: Sequence[int]) -> str:
