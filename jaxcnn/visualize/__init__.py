@@ -19,7 +19,7 @@ from jaxcnn.visualize.attributions import (
     saliency,
     smooth_saliency,
 )
-from jaxcnn.visualize.deconvnet import Projection, TopActivations, deconvnet, top_activations
+from jaxcnn.visualize.deconvnets import Projection, TopActivations, deconvnet, top_activations
 from jaxcnn.visualize.layers import layer_shapes
 from jaxcnn.visualize.maximize import maximize
 

@@ -307,7 +307,7 @@ def occlusion(
         padded = np.asarray(part + [part[-1]] * (batch_size - len(part)))
         first_row, first_column = padded.T[:, :, None, None]
         covered = (rows >= first_row) & (rows < first_row + size)
-        covered &= (columns >= first_column) & (columns < first_column + size)
+        covered = covered & (columns >= first_column) & (columns < first_column + size)
         images = jnp.where(covered[..., None], jnp.asarray(fill, image.dtype), image)
         probabilities, sums = (np.asarray(x)[: len(part)] for x in outputs(variables, images))
         found["probability"].append(probabilities[:, label])

@@ -5,18 +5,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from jaxcnn.errors import UserError, suggest
 from jaxcnn.models.classifier import Classifier
+from jaxcnn.models.summary import SummaryRow, summary
 
 Interceptor = Callable[..., Any]
 
 
-@functools.lru_cache(maxsize=16)
-def layer_shapes(model: Classifier, image_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """The layers of a network that output one array, in the order in which they are called.
+def layer_shapes(model: Classifier, image_shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """The layers of a network, each before those within it, in the order in which they run.
 
     Args:
         model: the network.
@@ -28,27 +28,46 @@ def layer_shapes(model: Classifier, image_shape: tuple[int, ...]) -> dict[str, t
     Raises:
         UserError: if the network does not run on such images.
     """
-    shapes: dict[str, tuple[int, ...]] = {}
+    batch_size = image_shape[0]
+    rows = _layers(model, tuple(image_shape[1:])).values()
+    return {row.path: (batch_size, *row.output_shape[1:]) for row in rows}
 
-    def record(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        output = next_function(*args, **kwargs)
-        if context.method_name == "__call__" and context.module.path:
-            if isinstance(output, jax.Array):
-                shapes[".".join(context.module.path)] = output.shape
-        return output
 
-    def run(key: jax.Array, images: jax.Array) -> Any:
-        variables = model.init(key, images)
-        shapes.clear()  # init runs the auxiliary heads, too
-        with nn.intercept_methods(record):
-            return model.apply(variables, images)
+@functools.lru_cache(maxsize=16)
+def _layers(model: Classifier, shape: tuple[int, int, int]) -> dict[str, SummaryRow]:
+    """What runs in evaluation for images ``[H, W, C]``, by path."""
+    *size, channels = shape
+    rows = summary(model, image_size=tuple(size), channels=channels, depth=None).rows
+    return {row.path: row for row in rows if row.path and row.output_shape is not None}
 
-    jax.eval_shape(
-        run,
-        jax.ShapeDtypeStruct((), jax.random.key(0).dtype),
-        jax.ShapeDtypeStruct(image_shape, jnp.float32),
-    )
-    return dict(shapes)
+
+def seen_by(
+    model: Classifier, image_shape: Sequence[int], layer: str, positions: np.ndarray
+) -> np.ndarray:
+    """What units at positions of a layer's map see of an image.
+
+    Args:
+        model: the network.
+        image_shape: ``(N, H, W, C)``.
+        layer: dotted path.
+        positions: rows and columns, ``[N, 2]``.
+
+    Returns:
+        Top, left, height and width, ``[N, 4]``; they may reach beyond the image. Where that would
+        be more than the image, the whole image.
+    """
+    row = _layers(model, tuple(image_shape[1:]))[layer]
+    size = image_shape[1:3]
+    fields = row.receptive_field
+    if (
+        fields is None
+        or any(row.sees_all)
+        or any(f.size >= length for f, length in zip(fields, size, strict=True))
+    ):
+        return np.tile((0, 0, *size), (len(positions), 1))
+    corners = [f.start + f.jump * positions[:, axis] for axis, f in enumerate(fields)]
+    sizes = [np.full(len(positions), f.size) for f in fields]
+    return np.stack([*corners, *sizes], axis=-1)
 
 
 def check_layer(
@@ -65,15 +84,14 @@ def check_layer(
     Raises:
         UserError: if there is no such layer, or it is no map.
     """
-    shapes = layer_shapes(model, tuple(image_shape))
+    shapes = layer_shapes(model, image_shape)
     if layer not in shapes:
         raise UserError(f"layer {layer!r} is unknown in this network; {suggest(layer, shapes)}")
     shape = shapes[layer]
-    if spatial and (len(shape) != 4 or shape[1] * shape[2] == 1):
-        maps = [name for name, s in shapes.items() if len(s) == 4 and s[1] * s[2] > 1]
+    if spatial and not _is_map(shape):
         raise UserError(
             f"layer {layer!r} outputs {list(shape)}, which has no height and width; use one before "
-            f"it, such as {maps[-1]!r}."
+            f"it, such as {default_map(model, image_shape)!r}."
         )
     return shape
 
@@ -104,14 +122,20 @@ def default_map(model: Classifier, image_shape: Sequence[int]) -> str:
     Raises:
         UserError: if there is none.
     """
-    shapes = layer_shapes(model, tuple(image_shape))
-    maps = [name for name, s in shapes.items() if len(s) == 4 and s[1] * s[2] > 1]
+    shapes = layer_shapes(model, image_shape)
+    maps = [name for name, s in shapes.items() if _is_map(s)]
     if not maps:
         raise UserError(
             f"No layer of this network outputs a map for images of {image_shape[1]}x"
             f"{image_shape[2]} pixels; use larger images."
         )
-    return maps[-1]
+    parts = maps[-1].split(".")
+    outer = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
+    return next(name for name in outer if name in maps)
+
+
+def _is_map(shape: Sequence[int]) -> bool:
+    return len(shape) == 4 and shape[1] * shape[2] > 1
 
 
 def apply_to_layer(

@@ -1,14 +1,8 @@
 """``jaxcnn visualize deconvnet``: what the units of a layer respond to."""
 
 import argparse
-from typing import TYPE_CHECKING
 
 from jaxcnn.cli.visualize import shared
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from jaxcnn.models.classifier import Classifier
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -53,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from jaxcnn import visualize
     from jaxcnn.visualize import figures
-    from jaxcnn.visualize.layers import default_map
+    from jaxcnn.visualize.layers import default_map, seen_by
 
     used = images.used
     shape = (1, *images.pixels(0).shape)
@@ -78,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
             int(unit),
             biases=arguments.biases,
         )
-        boxes = _boxes(used.model, layer, shape, positions)
+        boxes = seen_by(used.model, shape, layer, positions)
         patches.append(figures.patches_of(pictures, boxes))
         pixels.append(figures.patches_of(np.asarray(projection.pixels), boxes, fill=0))
     title = (
@@ -86,25 +80,3 @@ def run(arguments: argparse.Namespace) -> int:
     )
     figure = figures.projections(patches, pixels, found.units.tolist(), found.activations, title)
     return shared.write(figure, arguments.out)
-
-
-def _boxes(
-    model: "Classifier", layer: str, shape: tuple[int, ...], positions: "np.ndarray"
-) -> "np.ndarray":
-    """What units at positions of a layer's map see: top, left, height and width, ``[N, 4]``."""
-    import numpy as np
-
-    from jaxcnn import models
-
-    _, height, width, channels = shape
-    rows = models.summary(model, image_size=(height, width), channels=channels, depth=None).rows
-    row = next(row for row in rows if row.path == layer)
-    whole = (0, 0, height, width)
-    if row.receptive_field is None or any(row.sees_all):
-        return np.tile(whole, (len(positions), 1))
-    fields = row.receptive_field
-    if any(f.size >= length for f, length in zip(fields, (height, width), strict=True)):
-        return np.tile(whole, (len(positions), 1))
-    corners = [f.start + f.jump * positions[:, axis] for axis, f in enumerate(fields)]
-    sizes = [np.full(len(positions), f.size) for f in fields]
-    return np.stack([*corners, *sizes], axis=-1)

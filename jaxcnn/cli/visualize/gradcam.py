@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     classes = visualize.predicted(used.model, used.variables, inputs) if label is None else label
     maps = np.asarray(visualize.grad_cam(used.model, used.variables, inputs, classes, layer=layer))
     labels = np.broadcast_to(np.asarray(classes), len(pictures))
-    titles = [f"{n}: {used.classes[c]}" for n, c in zip(names, labels, strict=True)]
+    titles = [f"{n}\nfor {used.classes[c]!r}" for n, c in zip(names, labels, strict=True)]
     figure = figures.attributions(
         pictures,
         maps,

@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
             shape,
             layer=layer,
             unit=unit,
-            normalize=lambda image: used.normalize(255 * image),
+            normalize=used.normalize,
             steps=arguments.steps,
             seed=arguments.seed,
         )

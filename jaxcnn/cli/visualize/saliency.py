@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     signed = arguments.method == "integrated"
     maps = values.sum(axis=-1) if signed else np.abs(values).max(axis=-1)
     labels = np.broadcast_to(np.asarray(classes), len(pictures))
-    titles = [f"{n}: {used.classes[c]}" for n, c in zip(names, labels, strict=True)]
+    titles = [f"{n}\nfor {used.classes[c]!r}" for n, c in zip(names, labels, strict=True)]
     figure = figures.attributions(
         pictures,
         maps,

@@ -146,13 +146,13 @@ class Images:
         ]
 
     def name(self, number: int) -> str:
-        """A short name of an image: its file, or its class in the dataset."""
+        """A short name of an image: its file, or its number and class in the dataset."""
         from jaxcnn.data.image_list import ImageList
 
         if isinstance(self.source, ImageList):
             return os.path.basename(self.source.describe(number))
         _, label = self.source.read(number)
-        return self.used.classes[label]
+        return f"example {number}, {self.used.classes[label]}"
 
 
 def load(arguments: argparse.Namespace) -> Images:
