@@ -18,8 +18,9 @@ from processes import ROOT
 from torchvision.models._meta import _IMAGENET_CATEGORIES
 from torchvision_modules import varied_shufflenet
 
-from jaxcnn import cli
+from jaxcnn import cli, convert
 from jaxcnn.data.class_names import imagenet_classes, in_words
+from jaxcnn.io.safetensors import write_safetensors
 from jaxcnn.training.build import build
 from jaxcnn.training.config import open_config, resolve
 from jaxcnn.training.evaluation import Examples
@@ -122,7 +123,7 @@ def logits_of(module, path) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def dataset(module, images, tmp_path_factory) -> pathlib.Path:
-    """Photographs in folders with names or WordNet ids; two of three where the network puts them."""
+    """Photographs in folders with names or WordNet ids, two of three where the network says."""
     root = tmp_path_factory.mktemp("folders")
     for number, pixels in enumerate(images):
         image = jpeg(pixels)
@@ -234,6 +235,16 @@ def test_mistakes_are_one_sentence_and_status_2(
     *skipped, last = capsys.readouterr().err.splitlines()
     assert last.startswith("jaxcnn: ") and words in last and "config." not in last
     assert all(line.startswith("Skipped ") for line in skipped)
+
+
+def test_weights_that_compute_nan_are_refused(workdir, data_dir, tmp_path, capsys):
+    tensors = convert.load_checkpoint(workdir / "weights.safetensors")
+    write_safetensors(tmp_path / "nan.safetensors", {n: t * np.nan for n, t in tensors.items()})
+    flags = [f"--weights={tmp_path / 'nan.safetensors'}", f"--data_dir={data_dir}", "--json"]
+    with pytest.warns(UserWarning, match="NaN"):
+        assert cli.main(["validate", "--model=lenet5", "--dataset=digits", *flags]) == 2
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err.count("\n")) == ("", 1)
 
 
 def test_interrupt_ends_with_status_130(workdir, tmp_path):

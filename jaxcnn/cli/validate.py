@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -146,6 +147,11 @@ def _evaluate(used: network.Network, arguments: argparse.Namespace) -> dict[str,
             inputs,
             with_examples=True,
             progress=bar.update,
+        )
+    if not math.isfinite(evaluation.means["loss"]):
+        raise UserError(
+            f"The loss of this {used.name} is not finite: its weights are damaged, or of a network "
+            f"that was not trained."
         )
     about = {"model": used.name, "dataset": dataset, "split": split}
     about["crops"] = used.preprocess.crops
