@@ -14,19 +14,21 @@ import torch
 import torchvision
 from photos import jpeg, photo
 from PIL import Image
-from processes import ROOT
+from processes import ROOT, documented_commands, run_documented
 from torchvision.models._meta import _IMAGENET_CATEGORIES
 from torchvision_modules import varied_shufflenet
 
 from jaxcnn import cli, convert
 from jaxcnn.data.class_names import imagenet_classes, in_words
 from jaxcnn.io.safetensors import write_safetensors
+from jaxcnn.models.published import PUBLISHED
 from jaxcnn.training.build import build
 from jaxcnn.training.config import open_config, resolve
 from jaxcnn.training.evaluation import Examples
 from jaxcnn.training.loop import train_and_evaluate
 from jaxcnn.training.metrics import read_metrics
 
+MODEL = "shufflenet_v2_x0_5"
 ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
 TRANSFORMS = torchvision.models.ShuffleNet_V2_X0_5_Weights.DEFAULT.transforms()
 
@@ -51,14 +53,30 @@ def workdir(data_dir, tmp_path_factory) -> pathlib.Path:
     return workdir
 
 
-def start(*arguments) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "jaxcnn", "validate", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=ENVIRON,
-        check=False,
-    )
+@pytest.fixture(scope="module")
+def documented(workdir, weights, dataset, data_dir, tmp_path_factory):
+    """Runs a command of the docs, by its place there."""
+    folder = tmp_path_factory.mktemp("documented")
+    (published,) = (known for known in PUBLISHED if known.model == MODEL)
+    (folder / published.file).symlink_to(weights)
+    (folder / "mine.pth").symlink_to(weights)
+    (folder / "runs").mkdir()
+    (folder / "runs" / "lenet5-digits").symlink_to(workdir)
+    environ = {"JAXCNN_CACHE": str(folder), "TFDS_DATA_DIR": data_dir}
+    values = {
+        "/path": str(dataset),
+        "imagenet2012": f"folder:{dataset}",
+        **dict.fromkeys(("resnet18", "resnet50"), MODEL),
+    }
+    commands = documented_commands("docs/predicting.md", "validate")
+    assert len(commands) == 3
+
+    def run(number: int) -> str:
+        result = run_documented(commands[number], values, folder, environ)
+        assert (result.returncode, result.stderr) == (0, "")
+        return result.stdout
+
+    return run
 
 
 def validated(capsys, *arguments) -> dict:
@@ -66,17 +84,16 @@ def validated(capsys, *arguments) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
-def test_run_is_scored_as_in_its_last_evaluation(workdir, data_dir, capsys):
+def test_run_is_scored_as_in_its_last_evaluation(documented, workdir, data_dir, capsys):
     last = read_metrics(workdir / "metrics.jsonl")[-1]
     assert last["split"] == "eval_ema"
-    result = start("--workdir", workdir, "--data_dir", data_dir)
-    assert (result.returncode, result.stderr) == (0, "")
-    first, second, *_ = result.stdout.splitlines()
+    output = documented(0)
+    first, second, *_ = output.splitlines()
     assert first == "lenet5 on digits test: 359 examples"
     assert second.startswith(
         f"loss {last['loss']:.4f}  top-1 {last['top1']:.2%}  top-5 {last['top5']:.2%}  "
     )
-    lines = re.findall(r"^ +([\d.]+)%  (\d) \(of (\d+)\)$", result.stdout, re.MULTILINE)
+    lines = re.findall(r"^ +([\d.]+)%  (\d) \(of (\d+)\)$", output, re.MULTILINE)
     assert sorted(name for _, name, _ in lines) == list("0123456789")
     shares = [float(share) for share, _, _ in lines]
     assert shares == sorted(shares)
@@ -140,14 +157,9 @@ def dataset(module, images, tmp_path_factory) -> pathlib.Path:
     return root
 
 
-def test_figures_are_those_of_pytorch(module, weights, dataset):
+def test_figures_are_those_of_pytorch(documented, module, dataset):
     """Of a dataset that has some of ImageNet's classes, in an order of its own."""
-    result = start(
-        *("--model", "shufflenet_v2_x0_5", "--weights", weights),
-        *("--dataset", f"folder:{dataset}", "--batch_size", 5, "--json"),
-    )
-    assert (result.returncode, result.stderr) == (0, "")
-    values = json.loads(result.stdout)
+    values = json.loads(documented(1))
     paths = sorted((dataset / "val").rglob("*.jpg"))
     logits = torch.stack([logits_of(module, path) for path in paths])
     names = in_words([path.parent.name for path in paths])
@@ -176,6 +188,12 @@ def test_figures_are_those_of_pytorch(module, weights, dataset):
     ]
     expected = sum(gap.abs().item() for gap in gaps)
     assert values["calibration_error"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_published_weights_are_validated(documented, dataset):
+    first, second, *_ = documented(2).splitlines()
+    assert first == f"{MODEL} on folder:{dataset} validation: 12 examples"
+    assert "  top-1 66.67%  " in second
 
 
 def test_calibration_error_of_a_worked_example():
