@@ -12,12 +12,12 @@ import sys
 from collections.abc import Sequence
 
 from jaxcnn import __version__
-from jaxcnn.cli import check, config, convert, inspection, models, predict, validate
+from jaxcnn.cli import check, config, convert, inspection, models, predict, report, validate
 from jaxcnn.errors import UserError
 from jaxcnn.platform import set_xla_flags
 from jaxcnn.training.signals import exit_at_once
 
-_COMMANDS = (models, inspection, convert, config, check, predict, validate)
+_COMMANDS = (models, inspection, convert, config, check, predict, validate, report)
 
 _EXAMPLES = """examples:
   jaxcnn models --family resnet
@@ -26,7 +26,8 @@ _EXAMPLES = """examples:
   jaxcnn config resnet18:cifar10
   jaxcnn check
   jaxcnn predict cat.jpg --model resnet50
-  jaxcnn validate --workdir runs/resnet18-cifar10
+  jaxcnn validate --workdir runs/a
+  jaxcnn report runs/a runs/b
 
 Each command explains its arguments: jaxcnn convert --help
 """

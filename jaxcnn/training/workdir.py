@@ -80,7 +80,7 @@ def claim_workdir(
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
-    """The settings in a run's ``config.json``.
+    """The config in a run's ``config.json``, as nested dicts of plain values.
 
     Raises:
         UserError: if the folder does not exist, or is not that of a run.
@@ -93,10 +93,19 @@ def read_config(workdir: Path) -> dict[str, Any]:
             f"{workdir} is not the folder of a run: it has no {CONFIG}; give the --workdir that "
             f"train.py wrote to."
         )
-    settings = _read_json(path)
-    if not isinstance(settings, dict) or not {"model", "dataset"} <= settings.keys():
-        raise UserError(f"{path} is not the config of a run; restore it, or use another --workdir.")
-    return settings
+    config = _read_config(path)
+    if not {"model", "dataset"} <= config.keys():
+        raise UserError(f"{path} lacks the model or the dataset; restore it.")
+    return config
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The config in a folder's ``config.json``, with dotted keys.
+
+    Raises:
+        UserError: if the file is not a config.
+    """
+    return _flatten(_read_config(folder / CONFIG))
 
 
 def read_classes(folder: Path) -> list[str] | None:
@@ -135,6 +144,13 @@ def _read_json(path: Path) -> Any:
         ) from error
 
 
+def _read_config(path: Path) -> dict[str, Any]:
+    config = _read_json(path)
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is not a config; restore it, or use another --workdir.")
+    return config
+
+
 def _check_same_run(
     workdir: Path,
     settings: Mapping[str, Any],
@@ -147,10 +163,7 @@ def _check_same_run(
             f"The workdir {workdir} has checkpoints, but no {CONFIG} that says what they belong "
             f"to; use another --workdir."
         )
-    saved = _read_json(path)
-    if not isinstance(saved, dict):
-        raise UserError(f"{path} is not a config; restore it, or use another --workdir.")
-    old, new = _flatten(saved), _flatten(settings)
+    old, new = read_settings(workdir), _flatten(settings)
     # A key that only one of them has was added or removed between two versions of this package.
     changed = [
         f"config.{key} was {old[key]!r} and is now {new[key]!r}"
