@@ -197,13 +197,13 @@ def test_published_weights_are_validated(documented, dataset):
 
 
 def test_calibration_error_of_a_worked_example():
-    """Two bins: 0.5 - 0.25 with four examples, 1 - 0.9 with one."""
-    confidence = np.array([0.21, 0.23, 0.26, 0.26, 0.9], np.float32)
-    label = np.array([0, 0, 1, 1, 2], np.int32)
-    prediction = np.array([0, 1, 1, 0, 2], np.int32)
-    other = {"number": np.arange(5), "loss": confidence, "top5": label == label}
+    """Of 15 bins: two examples are in that from 0.6 to 0.667, one in the next, one in the last."""
+    confidence = np.array([0.61, 0.65, 0.69, 1], np.float32)
+    label = np.array([0, 0, 1, 1], np.int32)
+    prediction = np.array([0, 1, 1, 1], np.int32)
+    other = {"number": np.arange(4), "loss": confidence, "top5": label == label}
     examples = Examples(label=label, prediction=prediction, confidence=confidence, **other)
-    expected = (4 * abs(0.5 - 0.24) + 1 * abs(1 - 0.9)) / 5
+    expected = (2 * abs(0.5 - 0.63) + 1 * abs(1 - 0.69) + 1 * 0) / 4
     assert examples.calibration_error() == pytest.approx(expected, abs=1e-6)
 
 
