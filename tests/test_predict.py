@@ -314,6 +314,21 @@ def test_file_with_the_name_of_published_weights_is_used_as_those_are(tmp_path):
     assert network._published("googlenet", f"/somewhere/{google.file}") == google
 
 
+def test_weights_for_gray_images_and_for_four_channels(tmp_path):
+    state = torchvision.models.squeezenet1_1(num_classes=4).state_dict()
+    kernel = state["features.0.weight"]
+    for channels in (1, 4):
+        state["features.0.weight"] = kernel[:, :1].repeat(1, channels, 1, 1)
+        torch.save(state, tmp_path / f"{channels}.pth")
+    used = loaded(model="squeezenet1_1", weights=str(tmp_path / "1.pth"))
+    assert used.preprocess.shape == (224, 224, 1)
+    assert used.classes == ("0", "1", "2", "3")
+    # The means of those of colours.
+    np.testing.assert_allclose((*used.mean, *used.std), (0.449, 0.226))
+    with pytest.raises(UserError, match="for images of 4 channels"):
+        loaded(model="squeezenet1_1", weights=str(tmp_path / "4.pth"))
+
+
 def test_imagenets_classes_are_torchvisions_and_tfds(root):
     assert list(imagenet_classes().values()) == _IMAGENET_CATEGORIES
     tfds = pathlib.Path(importlib.util.find_spec("tensorflow_datasets").origin).parent
