@@ -16,7 +16,7 @@ from processes import ROOT
 from jaxcnn import cli, convert, models
 
 ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT)}
-COMMANDS = ("convert", "inspect", "models", "check", "predict", "validate")
+COMMANDS = ("convert", "inspect", "models", "check", "predict", "validate", "report")
 
 
 @pytest.fixture(scope="module")

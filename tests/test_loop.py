@@ -1,5 +1,6 @@
 """The loop, in this process: what it writes when, and what it leaves behind."""
 
+import contextlib
 import os
 import pathlib
 
@@ -9,6 +10,7 @@ import optax
 import pytest
 
 from jaxcnn import convert
+from jaxcnn.data.grid import image_grid
 from jaxcnn.errors import UserError
 from jaxcnn.training import loop
 from jaxcnn.training.build import build
@@ -16,7 +18,8 @@ from jaxcnn.training.checkpoints import Checkpoints
 from jaxcnn.training.config import open_config, resolve
 from jaxcnn.training.loop import train_and_evaluate
 from jaxcnn.training.metrics import read_metrics
-from jaxcnn.training.step import TrainState, init_state
+from jaxcnn.training.monitoring import first_inputs
+from jaxcnn.training.step import TrainState, init_state, normalizer
 from jaxcnn.training.workdir import CLASSES
 
 
@@ -95,6 +98,22 @@ def test_run_that_is_unfrozen_trains_the_head_and_then_everything(
     exported = convert.load_checkpoint(tmp_path / "b" / "weights.safetensors")
     for name, value in convert.to_torch(other.variables).items():
         np.testing.assert_array_equal(exported[name], value)
+
+
+def test_inputs_shown_are_what_the_network_is_trained_on(experiment):
+    plain, erasing = experiment(), experiment(augment__erasing=1.0)
+    normalize = normalizer(plain.mean, plain.std)
+    with contextlib.closing(plain.inputs.train_batches(0, 1)) as batches:
+        batch, _ = next(batches)
+    own = np.asarray(batch["image"])[0, :16]  # the first device's
+    grid = first_inputs(plain, normalize, batch)
+    np.testing.assert_array_equal(grid, image_grid(own, columns=8, scale=3))
+
+    erased = first_inputs(erasing, normalize, batch)
+    zero = round(255 * plain.mean[0])  # after the normalisation
+    assert (grid == zero).mean() < 0.05 < (erased == zero).mean() < 0.35
+    others = (grid != zero) & (erased != zero)
+    np.testing.assert_array_equal(grid[others], erased[others])
 
 
 def test_plateau_needs_its_evaluations_to_resume(experiment, tmp_path):

@@ -20,7 +20,7 @@ import torch
 import torchvision
 from photos import jpeg, photo
 from PIL import Image
-from processes import ROOT
+from processes import ROOT, documented_commands, run_documented
 from torchvision.models._meta import _IMAGENET_CATEGORIES
 from torchvision.transforms import v2
 from torchvision_modules import varied_shufflenet
@@ -103,16 +103,6 @@ def ten_crops(image: Image.Image) -> torch.Tensor:
     return torch.stack([normalize(crop) for crop in crops])
 
 
-def start(*arguments, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [sys.executable, "-m", "jaxcnn", "predict", *map(str, arguments)],
-        input=stdin,
-        capture_output=True,
-        env=ENVIRON,
-        check=False,
-    )
-
-
 def check_against(module, result, path, transform=TRANSFORMS) -> None:
     """The classes in the same order, with probabilities within 1e-4."""
     probabilities = expected(module, path, transform)
@@ -125,12 +115,11 @@ def check_against(module, result, path, transform=TRANSFORMS) -> None:
     assert names == [_IMAGENET_CATEGORIES[index] for index in order]
 
 
-def test_probabilities_are_torchvisions(photos, module, weights):
+def test_probabilities_are_torchvisions(photos, module, weights, capsys):
     """Of a folder in batches, the last of which is not full, and of a pattern."""
-    flags = ("--model", MODEL, "--weights", weights, "--batch_size", 3, "--json")
-    result = start(photos, photos / "*.jpg", *flags)
-    assert (result.returncode, result.stderr) == (0, b"")
-    results = json.loads(result.stdout)
+    flags = ["--model", MODEL, "--weights", weights, "--batch_size", "3", "--json"]
+    assert cli.main(["predict", str(photos), str(photos / "*.jpg"), *flags]) == 0
+    results = json.loads(capsys.readouterr().out)
     a, b, c = photos / "a.jpg", photos / "b.jpg", photos / "more/c.jpg"
     assert [row["image"] for row in results] == [str(path) for path in (a, b, c, a, b)]
     for row in results:
@@ -147,19 +136,47 @@ def test_ten_crops_are_torchvisions(photos, module, weights, capsys):
     check_against(module, row, photos / "a.jpg", ten_crops)
 
 
-def test_standard_input_and_the_classes_of_a_run(photos, workdir):
-    """In words, with the number of the logit that belongs to no class of the dataset."""
-    image = (photos / "a.jpg").read_bytes()
-    result = start("-", "--workdir", workdir, "--csv", stdin=image)
-    assert (result.returncode, result.stderr) == (0, b"")
-    rows = list(csv.DictReader(io.StringIO(result.stdout.decode())))
-    assert [(row["image"], row["rank"]) for row in rows] == [("-", "1"), ("-", "2"), ("-", "3")]
-    assert {row["index"]: row["class"] for row in rows} == {
-        "0": "tench",
-        "1": "English springer",
-        "2": "2",
+def test_documented_commands(photos, module, weights, workdir, tmp_path):
+    (tmp_path / "cache").mkdir()
+    (published,) = (known for known in PUBLISHED if known.model == MODEL)
+    (tmp_path / "cache" / published.file).symlink_to(weights)
+    (tmp_path / "resnet18.pth").symlink_to(weights)
+    (tmp_path / "photos").symlink_to(photos / "more")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "cat.jpg").symlink_to(photos / "a.jpg")
+    Image.open(photos / "b.jpg").save(tmp_path / "more" / "b.png")
+    (tmp_path / "7.png").symlink_to(photos / "a.jpg")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "lenet5-digits").symlink_to(workdir)
+    environ = {"JAXCNN_CACHE": str(tmp_path / "cache")}
+
+    def run(line: str) -> str:
+        result = run_documented(line, {"resnet18": MODEL}, tmp_path, environ)
+        assert (result.returncode, result.stderr) == (0, "")
+        return result.stdout
+
+    published, file, standard_input = documented_commands("docs/predicting.md", "predict")
+    name, *lines = run(published).splitlines()
+    best = expected(module, photos / "a.jpg")
+    assert name == "cat.jpg" and len(lines) == 5
+    assert lines[0] == f"  {best.max():7.2%}  {_IMAGENET_CATEGORIES[best.argmax()]}"
+
+    rows = list(csv.DictReader(io.StringIO(run(file))))
+    images = ["photos/c.jpg", "more/b.png"]
+    ranks = [(image, str(rank)) for image in images for rank in range(1, 6)]
+    assert [(row["image"], row["rank"]) for row in rows] == ranks
+    best = expected(module, tmp_path / "more" / "b.png")
+    assert float(rows[5]["probability"]) == pytest.approx(best.max(), abs=1e-4)
+
+    (result,) = json.loads(run(standard_input))
+    assert result["image"] == "-"
+    # In words, and the number of the logit that is of no class of the dataset.
+    assert {row["index"]: row["class"] for row in result["predictions"]} == {
+        0: "tench",
+        1: "English springer",
+        2: "2",
     }
-    assert sum(float(row["probability"]) for row in rows) == pytest.approx(1)
+    assert sum(row["probability"] for row in result["predictions"]) == pytest.approx(1)
 
 
 def read_terminal(terminal: int) -> str:
@@ -297,6 +314,21 @@ def test_file_with_the_name_of_published_weights_is_used_as_those_are(tmp_path):
     assert network._published("googlenet", f"/somewhere/{google.file}") == google
 
 
+def test_weights_for_gray_images_and_for_four_channels(tmp_path):
+    state = torchvision.models.squeezenet1_1(num_classes=4).state_dict()
+    kernel = state["features.0.weight"]
+    for channels in (1, 4):
+        state["features.0.weight"] = kernel[:, :1].repeat(1, channels, 1, 1)
+        torch.save(state, tmp_path / f"{channels}.pth")
+    used = loaded(model="squeezenet1_1", weights=str(tmp_path / "1.pth"))
+    assert used.preprocess.shape == (224, 224, 1)
+    assert used.classes == ("0", "1", "2", "3")
+    # The means of those of colours.
+    np.testing.assert_allclose((*used.mean, *used.std), (0.449, 0.226))
+    with pytest.raises(UserError, match="for images of 4 channels"):
+        loaded(model="squeezenet1_1", weights=str(tmp_path / "4.pth"))
+
+
 def test_imagenets_classes_are_torchvisions_and_tfds(root):
     assert list(imagenet_classes().values()) == _IMAGENET_CATEGORIES
     tfds = pathlib.Path(importlib.util.find_spec("tensorflow_datasets").origin).parent
@@ -368,15 +400,3 @@ def test_weights_that_compute_nan_are_refused(photos, workdir, tmp_path, capsys)
     with pytest.warns(UserWarning, match="NaN"):
         assert cli.main(["predict", str(photos / "a.jpg"), *flags]) == 2
     assert capsys.readouterr().out == ""
-
-
-def test_predict_imports_neither_tensorflow_nor_torch_nor_matplotlib(photos, workdir):
-    code = f"""
-import sys
-from jaxcnn import cli
-
-assert cli.main(["predict", {str(photos / "a.jpg")!r}, "--workdir", {str(workdir)!r}]) == 0
-heavy = {{"tensorflow", "tensorflow_datasets", "torch", "matplotlib"}} & set(sys.modules)
-assert not heavy, heavy
-"""
-    subprocess.run([sys.executable, "-c", code], env=ENVIRON, check=True, capture_output=True)

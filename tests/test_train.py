@@ -1,10 +1,15 @@
 """``python train.py`` as users run it: real processes, files and signals."""
 
+import io
 import json
+import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
+import struct
+import subprocess
 import sys
 import time
 
@@ -12,8 +17,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from browser import open_page
 from photos import Photos, jpeg, photo
-from processes import start_train
+from PIL import Image
+from processes import ROOT, start_train
+from tensorboardX.proto import event_pb2
 
 from jaxcnn import convert
 from jaxcnn.training.evaluation import load_evaluation
@@ -57,7 +65,7 @@ def test_workdir_contains_what_the_docs_say(trained):
     names = {path.name for path in trained.iterdir()}
     assert names == {
         *("config.json", "classes.json", "metrics.jsonl", "tensorboard", "checkpoints"),
-        *("evaluation.npz", "weights.safetensors"),
+        *("evaluation.npz", "curves.png", "confusion.png", "mistakes.png", "weights.safetensors"),
     }
     assert json.loads((trained / "classes.json").read_text()) == list("0123456789")
     config = json.loads((trained / "config.json").read_text())
@@ -94,6 +102,48 @@ def test_finished_run_is_left_unchanged(train, trained):
     result = train(*QUICK, f"--workdir={trained}")
     assert result.returncode == 0, result.stderr
     assert (trained / "metrics.jsonl").read_text() == before
+
+
+def test_pictures_that_cannot_be_written_do_not_fail_a_run(train, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / "curves.png").unlink()
+    (tmp_path / "run" / "curves.png").mkdir()
+    result = train(*QUICK, f"--workdir={tmp_path / 'run'}")
+    assert result.returncode == 0
+    assert result.stderr.count("\n") == 1
+    assert f"{tmp_path / 'run'} has no new pictures (Is a directory)." in result.stderr
+
+
+def test_tensorboard_has_images(trained):
+    images = {}
+    for path in (trained / "tensorboard").iterdir():
+        for event in events(path.read_bytes()):
+            for value in event.summary.value:
+                if value.HasField("image"):
+                    with Image.open(io.BytesIO(value.image.encoded_image_string)) as image:
+                        images[value.tag, event.step] = image.size
+    # two rows of eight images of 32 pixels, tripled; six filters of 5, tenfold, in three columns
+    inputs, filters = (8 * 98 + 2, 2 * 98 + 2), (3 * 52 + 2, 2 * 52 + 2)
+    expected = {("inputs", 0): inputs, **{("filters", step): filters for step in (0, 22, 44)}}
+    assert images == expected
+
+
+def events(content: bytes):
+    """The events of a TensorBoard file: each between its length and checksums."""
+    while content:
+        (length,) = struct.unpack("<Q", content[:8])
+        yield event_pb2.Event.FromString(content[12 : 12 + length])
+        content = content[16 + length :]
+
+
+def test_report_on_a_trained_run_opens_in_a_browser(trained, tmp_path):
+    command = [sys.executable, "-m", "jaxcnn", "report", str(trained), "--out", "report.html"]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    page = open_page(tmp_path / "report.html", tmp_path)
+    assert (page.requests, page.errors) == ([], [])
+    assert len(page.images) == 4 and min(page.images) > 100  # curves, confusion, mistakes, filters
 
 
 def same_results(a: pathlib.Path, b: pathlib.Path) -> None:

@@ -14,18 +14,21 @@ import torch
 import torchvision
 from photos import jpeg, photo
 from PIL import Image
-from processes import ROOT
+from processes import ROOT, documented_commands, run_documented
 from torchvision.models._meta import _IMAGENET_CATEGORIES
 from torchvision_modules import varied_shufflenet
 
-from jaxcnn import cli
+from jaxcnn import cli, convert
 from jaxcnn.data.class_names import imagenet_classes, in_words
+from jaxcnn.io.safetensors import write_safetensors
+from jaxcnn.models.published import PUBLISHED
 from jaxcnn.training.build import build
 from jaxcnn.training.config import open_config, resolve
 from jaxcnn.training.evaluation import Examples
 from jaxcnn.training.loop import train_and_evaluate
 from jaxcnn.training.metrics import read_metrics
 
+MODEL = "shufflenet_v2_x0_5"
 ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
 TRANSFORMS = torchvision.models.ShuffleNet_V2_X0_5_Weights.DEFAULT.transforms()
 
@@ -50,14 +53,30 @@ def workdir(data_dir, tmp_path_factory) -> pathlib.Path:
     return workdir
 
 
-def start(*arguments) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "jaxcnn", "validate", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=ENVIRON,
-        check=False,
-    )
+@pytest.fixture(scope="module")
+def documented(workdir, weights, dataset, data_dir, tmp_path_factory):
+    """Runs a command of the docs, by its place there."""
+    folder = tmp_path_factory.mktemp("documented")
+    (published,) = (known for known in PUBLISHED if known.model == MODEL)
+    (folder / published.file).symlink_to(weights)
+    (folder / "mine.pth").symlink_to(weights)
+    (folder / "runs").mkdir()
+    (folder / "runs" / "lenet5-digits").symlink_to(workdir)
+    environ = {"JAXCNN_CACHE": str(folder), "TFDS_DATA_DIR": data_dir}
+    values = {
+        "/path": str(dataset),
+        "imagenet2012": f"folder:{dataset}",
+        **dict.fromkeys(("resnet18", "resnet50"), MODEL),
+    }
+    commands = documented_commands("docs/predicting.md", "validate")
+    assert len(commands) == 3
+
+    def run(number: int) -> str:
+        result = run_documented(commands[number], values, folder, environ)
+        assert (result.returncode, result.stderr) == (0, "")
+        return result.stdout
+
+    return run
 
 
 def validated(capsys, *arguments) -> dict:
@@ -65,17 +84,16 @@ def validated(capsys, *arguments) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
-def test_run_is_scored_as_in_its_last_evaluation(workdir, data_dir, capsys):
+def test_run_is_scored_as_in_its_last_evaluation(documented, workdir, data_dir, capsys):
     last = read_metrics(workdir / "metrics.jsonl")[-1]
     assert last["split"] == "eval_ema"
-    result = start("--workdir", workdir, "--data_dir", data_dir)
-    assert (result.returncode, result.stderr) == (0, "")
-    first, second, *_ = result.stdout.splitlines()
+    output = documented(0)
+    first, second, *_ = output.splitlines()
     assert first == "lenet5 on digits test: 359 examples"
     assert second.startswith(
         f"loss {last['loss']:.4f}  top-1 {last['top1']:.2%}  top-5 {last['top5']:.2%}  "
     )
-    lines = re.findall(r"^ +([\d.]+)%  (\d) \(of (\d+)\)$", result.stdout, re.MULTILINE)
+    lines = re.findall(r"^ +([\d.]+)%  (\d) \(of (\d+)\)$", output, re.MULTILINE)
     assert sorted(name for _, name, _ in lines) == list("0123456789")
     shares = [float(share) for share, _, _ in lines]
     assert shares == sorted(shares)
@@ -122,7 +140,7 @@ def logits_of(module, path) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def dataset(module, images, tmp_path_factory) -> pathlib.Path:
-    """Photographs in folders with names or WordNet ids; two of three where the network puts them."""
+    """Photographs in folders with names or WordNet ids, two of three where the network says."""
     root = tmp_path_factory.mktemp("folders")
     for number, pixels in enumerate(images):
         image = jpeg(pixels)
@@ -139,14 +157,9 @@ def dataset(module, images, tmp_path_factory) -> pathlib.Path:
     return root
 
 
-def test_figures_are_those_of_pytorch(module, weights, dataset):
+def test_figures_are_those_of_pytorch(documented, module, dataset):
     """Of a dataset that has some of ImageNet's classes, in an order of its own."""
-    result = start(
-        *("--model", "shufflenet_v2_x0_5", "--weights", weights),
-        *("--dataset", f"folder:{dataset}", "--batch_size", 5, "--json"),
-    )
-    assert (result.returncode, result.stderr) == (0, "")
-    values = json.loads(result.stdout)
+    values = json.loads(documented(1))
     paths = sorted((dataset / "val").rglob("*.jpg"))
     logits = torch.stack([logits_of(module, path) for path in paths])
     names = in_words([path.parent.name for path in paths])
@@ -177,14 +190,20 @@ def test_figures_are_those_of_pytorch(module, weights, dataset):
     assert values["calibration_error"] == pytest.approx(expected, abs=1e-4)
 
 
+def test_published_weights_are_validated(documented, dataset):
+    first, second, *_ = documented(2).splitlines()
+    assert first == f"{MODEL} on folder:{dataset} validation: 12 examples"
+    assert "  top-1 66.67%  " in second
+
+
 def test_calibration_error_of_a_worked_example():
-    """Two bins: 0.5 - 0.25 with four examples, 1 - 0.9 with one."""
-    confidence = np.array([0.21, 0.23, 0.26, 0.26, 0.9], np.float32)
-    label = np.array([0, 0, 1, 1, 2], np.int32)
-    prediction = np.array([0, 1, 1, 0, 2], np.int32)
-    other = {"number": np.arange(5), "loss": confidence, "top5": label == label}
+    """Of 15 bins: two examples are in that from 0.6 to 0.667, one in the next, one in the last."""
+    confidence = np.array([0.61, 0.65, 0.69, 1], np.float32)
+    label = np.array([0, 0, 1, 1], np.int32)
+    prediction = np.array([0, 1, 1, 1], np.int32)
+    other = {"number": np.arange(4), "loss": confidence, "top5": label == label}
     examples = Examples(label=label, prediction=prediction, confidence=confidence, **other)
-    expected = (4 * abs(0.5 - 0.24) + 1 * abs(1 - 0.9)) / 5
+    expected = (2 * abs(0.5 - 0.63) + 1 * abs(1 - 0.69) + 1 * 0) / 4
     assert examples.calibration_error() == pytest.approx(expected, abs=1e-6)
 
 
@@ -234,6 +253,16 @@ def test_mistakes_are_one_sentence_and_status_2(
     *skipped, last = capsys.readouterr().err.splitlines()
     assert last.startswith("jaxcnn: ") and words in last and "config." not in last
     assert all(line.startswith("Skipped ") for line in skipped)
+
+
+def test_weights_that_compute_nan_are_refused(workdir, data_dir, tmp_path, capsys):
+    tensors = convert.load_checkpoint(workdir / "weights.safetensors")
+    write_safetensors(tmp_path / "nan.safetensors", {n: t * np.nan for n, t in tensors.items()})
+    flags = [f"--weights={tmp_path / 'nan.safetensors'}", f"--data_dir={data_dir}", "--json"]
+    with pytest.warns(UserWarning, match="NaN"):
+        assert cli.main(["validate", "--model=lenet5", "--dataset=digits", *flags]) == 2
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err.count("\n")) == ("", 1)
 
 
 def test_interrupt_ends_with_status_130(workdir, tmp_path):

@@ -41,7 +41,7 @@ _EXAMPLES = """examples:
   jaxcnn config resnet18:cifar10
   jaxcnn check
   jaxcnn predict cat.jpg --model resnet50
-  jaxcnn validate --workdir runs/resnet18-cifar10
+  jaxcnn validate --workdir runs/a
   jaxcnn visualize gradcam cat.jpg --model resnet50
   jaxcnn report runs/a runs/b
 

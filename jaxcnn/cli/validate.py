@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -124,16 +125,20 @@ def _evaluate(used: network.Network, arguments: argparse.Namespace) -> dict[str,
     dataset, split = arguments.dataset, arguments.split
     if config is not None and dataset in (None, config.dataset):
         dataset, split = config.dataset, split or config.eval.split
-    batch_size, max_skipped = arguments.batch_size, arguments.max_skipped
-    if batch_size is None and config is not None:
-        batch_size = config.eval.batch_size or config.batch_size
+    max_skipped = arguments.max_skipped
     if max_skipped is None:
         max_skipped = _MAX_SKIPPED if config is None else config.max_skipped
     source = _with_labels_of(used, open_source(dataset, split, arguments.data_dir), dataset)
+    batch_size = arguments.batch_size or max(1, _BATCH_SIZE // used.preprocess.crops)
+    if arguments.batch_size is None and config is not None:
+        # As the run: batches of another size would change the last digits.
+        batch_size = config.eval.batch_size or config.batch_size
+    else:
+        batch_size = min(batch_size, source.num_examples)
     inputs = EvalInputs(
         source,
         used.preprocess,
-        batch_size=batch_size or max(1, _BATCH_SIZE // used.preprocess.crops),
+        batch_size=batch_size,
         max_skipped=max_skipped,
         report=warn,
     )
@@ -146,6 +151,11 @@ def _evaluate(used: network.Network, arguments: argparse.Namespace) -> dict[str,
             inputs,
             with_examples=True,
             progress=bar.update,
+        )
+    if not math.isfinite(evaluation.means["loss"]):
+        raise UserError(
+            f"The loss of this {used.name} is not finite: its weights are damaged, or of a network "
+            f"that was not trained."
         )
     about = {"model": used.name, "dataset": dataset, "split": split}
     about["crops"] = used.preprocess.crops

@@ -56,6 +56,7 @@ class Experiment:
         schedule: the learning rate by step.
         plateau: lowers the rate after evaluations; None: nothing does.
         freeze: what does not train, until the plan unfreezes it; None: everything trains.
+        augmentation: of the training step.
         make_train_step: :func:`jaxcnn.training.step.make_train_step` but for ``normalize`` and
             ``freeze``.
         with_ema: whether the variables are averaged.
@@ -80,6 +81,7 @@ class Experiment:
     schedule: optax.Schedule
     plateau: Plateau | None
     freeze: Freeze | None
+    augmentation: Augmentation
     make_train_step: Callable[..., Callable[..., Any]]
     with_ema: bool
     teacher_variables: Any
@@ -139,6 +141,7 @@ def build(
     optimizer = _optimizer(config, schedule, model, image_shape)
     teacher, teacher_variables = _teacher(config, model.num_classes, train.classes, image_shape)
     ema = _ema(config, plan)
+    augmentation = _augmentation(config)
     return Experiment(
         name=config.model,
         dataset=config.dataset,
@@ -148,12 +151,13 @@ def build(
         schedule=schedule,
         plateau=_plateau(config),
         freeze=_freeze(config, model),
+        augmentation=augmentation,
         make_train_step=functools.partial(
             make_train_step,
             model,
             optimizer,
             label_smoothing=config.label_smoothing,
-            augmentation=_augmentation(config),
+            augmentation=augmentation,
             seed=config.seed,
             accumulate_steps=config.accumulate_steps,
             ema=ema,

@@ -20,6 +20,7 @@ from jaxcnn.training.build import Experiment
 from jaxcnn.training.checkpoints import Checkpoints
 from jaxcnn.training.devices import pmap, replicate, unreplicate
 from jaxcnn.training.evaluation import Examples, SavedEvaluation, evaluate, save_evaluation
+from jaxcnn.training.monitoring import first_filters, first_inputs
 from jaxcnn.training.optimizer import carry_over, with_rate_factor
 from jaxcnn.training.parameters import Freeze, count
 from jaxcnn.training.reporting import EMA_EVALUATION, Reporter, evaluations_in
@@ -97,6 +98,7 @@ def train_and_evaluate(experiment: Experiment, workdir: Path) -> None:
                 reporter.write_evaluation(step, evaluation.means)
                 if of_average is not None:
                     reporter.write_evaluation(step, of_average.means, EMA_EVALUATION)
+                reporter.write_image(step, "filters", first_filters, experiment.model, state)
             evaluations[step] = evaluation.means
 
         # Stopped between a checkpoint and its evaluation; other processes may not see it yet.
@@ -112,6 +114,9 @@ def train_and_evaluate(experiment: Experiment, workdir: Path) -> None:
                 state = replicate(_unfrozen(experiment, unreplicate(state)))
                 train_step = _train_step(experiment, normalize, freeze)
                 reporter.say(f"All parameters train from step {step} on.")
+            if step == 1:
+                reporter.write_image(0, "filters", first_filters, experiment.model, state)
+                reporter.write_image(0, "inputs", first_inputs, experiment, normalize, batch)
             state, metrics = train_step(state, batch)
             reporter.step(metrics)
             if plan.logs(step):

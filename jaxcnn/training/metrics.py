@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tensorboardX import SummaryWriter
 
 from jaxcnn.io.atomic import atomic_write
@@ -54,6 +55,17 @@ class MetricsWriter:
         self._file.flush()
         for name, value in values.items():
             self._events.add_scalar(f"{split}/{name}", value, step)
+        self._events.flush()
+
+    def write_image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Write an image for TensorBoard.
+
+        Args:
+            step: number of steps taken so far.
+            name: of the image.
+            image: ``[H, W, 1 or 3]`` uint8.
+        """
+        self._events.add_image(name, image, step, dataformats="HWC")
         self._events.flush()
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """What a run reports: metrics in files, and lines or a progress bar for the user."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,13 @@ class Reporter:
             f"top-1 {values['top1']:.2%}  "
             f"top-5 {values['top5']:.2%}  of {values['examples']:,} examples"
         )
+
+    def write_image(
+        self, step: int, name: str, make: Callable[..., np.ndarray], *args: Any
+    ) -> None:
+        """Write the image ``make(*args)`` for TensorBoard; it is made on the main process only."""
+        if self._writer is not None:
+            self._writer.write_image(step, name, make(*args))
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

@@ -120,6 +120,39 @@ def normalizer(mean: Sequence[float], std: Sequence[float]) -> Normalize:
     return normalize
 
 
+def step_key(seed: int, step: jax.Array | int, replica: jax.Array | int) -> jax.Array:
+    """The key of all that a replica draws in a step."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), replica)
+
+
+def network_inputs(
+    batch: Batch,
+    augmentation: Augmentation | None,
+    normalize: Normalize,
+    key: jax.Array,
+    num_classes: int,
+) -> tuple[jax.Array, jax.Array]:
+    """What a replica's network is trained on.
+
+    Args:
+        batch: the replica's ``image`` ``[N, H, W, C]`` and ``label`` ``[N]``.
+        augmentation: None, or one with all off: only ``normalize``.
+        normalize: maps the batch's images to the model's input.
+        key: see :func:`step_key`.
+        num_classes: number of logits.
+
+    Returns:
+        The images, ``[N, H, W, C]``, and the targets: the labels, or with augmentation
+        distributions over the classes, ``[N, num_classes]``.
+    """
+    if augmentation is None or augmentation == Augmentation():
+        return normalize(batch["image"]), batch["label"]
+    image_key, batch_key = jax.random.split(jax.random.fold_in(key, _AUGMENTATION))
+    images = augmentation.images(image_key, batch["image"], normalize)
+    distributions = jax.nn.one_hot(batch["label"], num_classes)
+    return augmentation.batch(batch_key, images, distributions)
+
+
 def make_train_step(
     model: Classifier,
     optimizer: optax.GradientTransformation,
@@ -164,8 +197,6 @@ def make_train_step(
         replicas before the update; ``top1`` and ``top5`` score the augmented images against the
         batch's own labels, not the mixed targets.
     """
-    if augmentation == Augmentation():  # all off: the same computation as without
-        augmentation = None
 
     def loss_of(
         trainable: Any, frozen: Any, batch_stats: Any, part: Mapping[str, Any], key: jax.Array
@@ -228,15 +259,9 @@ def make_train_step(
         axis_name: str | None = AXIS,
     ) -> tuple[TrainState, Metrics]:
         replica = 0 if axis_name is None else lax.axis_index(axis_name)
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), state.step), replica)
+        key = step_key(seed, state.step, replica)
         labels = batch["label"]
-        if augmentation is None:
-            images, targets = normalize(batch["image"]), labels
-        else:
-            image_key, batch_key = jax.random.split(jax.random.fold_in(key, _AUGMENTATION))
-            images = augmentation.images(image_key, batch["image"], normalize)
-            distributions = jax.nn.one_hot(labels, model.num_classes)
-            images, targets = augmentation.batch(batch_key, images, distributions)
+        images, targets = network_inputs(batch, augmentation, normalize, key, model.num_classes)
         whole = {"images": images, "targets": targets}
         if teacher is not None:
             whole["teacher_logits"] = teacher.model.apply(teacher_variables, images)

@@ -80,7 +80,7 @@ def claim_workdir(
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
-    """The settings in a run's ``config.json``.
+    """The config in a run's ``config.json``, as nested dicts of plain values.
 
     Raises:
         UserError: if the folder does not exist, or is not that of a run.
@@ -93,10 +93,10 @@ def read_config(workdir: Path) -> dict[str, Any]:
             f"{workdir} is not the folder of a run: it has no {CONFIG}; give the --workdir that "
             f"train.py wrote to."
         )
-    settings = _read_config(path)
-    if not {"model", "dataset"} <= settings.keys():
-        raise UserError(f"{path} is not the config of a run; restore it, or use another --workdir.")
-    return settings
+    config = _read_config(path)
+    if not {"model", "dataset"} <= config.keys():
+        raise UserError(f"{path} lacks the model or the dataset; restore it.")
+    return config
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

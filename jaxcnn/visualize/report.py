@@ -34,12 +34,15 @@ th, td { padding: 0.35rem 0.9rem 0.35rem 0; text-align: left; vertical-align: to
   border-bottom: 1px solid var(--line); }
 th { font-weight: 600; }
 thead th { font-size: 0.85rem; opacity: 0.75; vertical-align: bottom; }
-.number { text-align: right; white-space: nowrap; }
+.state, .number { white-space: nowrap; }
+.number { text-align: right; }
 .best { font-weight: 700; color: var(--accent); }
 code { font: 0.9em ui-monospace, monospace; }
 figure { margin: 0.8rem 0 1.6rem; }
 img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
-.filters { image-rendering: pixelated; border-radius: 2px; }
+.filters img { image-rendering: pixelated; border-radius: 2px; }
+.broad { overflow-x: auto; }
+.broad img { min-width: 46rem; }
 figcaption, .note { font-size: 0.9rem; opacity: 0.8; }
 .columns { display: flex; flex-wrap: wrap; gap: 0 2.5rem; align-items: flex-start; }
 .columns > * { min-width: 0; max-width: 100%; }
@@ -207,7 +210,8 @@ def _final_figures(runs: Sequence[Run]) -> str:
         cells = []
         for position, (_, values, best) in enumerate(columns):
             kind = "number best" if number == best else "number"
-            attribute = f' class="{kind}"' if position > 2 else ""
+            kind = kind if position > 2 else ("state" if position == 2 else "")
+            attribute = f' class="{kind}"' if kind else ""
             cells.append(f"<td{attribute}>{_escape(values[number])}</td>")
         name = f'<a href="#run{number}">{_escape(run.name)}</a>'
         rows.append(f"<tr><th scope=row>{name}</th>{''.join(cells)}</tr>")
@@ -227,8 +231,8 @@ def _setting(run: Run, key: str) -> str:
 
 def _state(run: Run) -> str:
     last = run.lines[-1] if run.lines else {}
-    done = f"{last.get('epoch', 0):.4g} epochs, {last.get('step', 0):,} steps"
-    return done if run.finished else f"unfinished: {done}"
+    epochs = f"{last.get('epoch', 0):.4g} of {_setting(run, 'num_epochs')} epochs"
+    return f"{epochs}, {last.get('step', 0):,} steps{'' if run.finished else ' (unfinished)'}"
 
 
 def _differences(runs: Sequence[Run]) -> str:
@@ -276,6 +280,7 @@ def _curves(runs: Sequence[Run]) -> str:
     image = _figure(
         figure_png(pictures.curves(lines), _DPI),
         alt=f"Loss, top-1 accuracy and learning rate by epoch of {names}",
+        kind="broad",
     )
     return f"<h2>Curves</h2>\n{image}"
 
@@ -293,6 +298,7 @@ def _section(number: int, run: Run) -> str:
                 _figure(
                     mistakes_png(run, _DPI),
                     alt=f"Wrongly classified images of {run.name}",
+                    kind="broad",
                     caption="The wrong predictions of the highest losses: the true class, and "
                     "below it the predicted one with its probability.",
                 )
@@ -342,10 +348,9 @@ def _figure(
     """A picture within the page, with its size, so that nothing moves when it is decoded."""
     width, height = struct.unpack(">II", content[16:24])  # of the PNG's header
     data = base64.b64encode(content).decode()
-    attributes = f' class="{kind}"' if kind else ""
     image = (
-        f'<img{attributes} alt="{_escape(alt)}" width="{round(width * scale)}" '
+        f'<img alt="{_escape(alt)}" width="{round(width * scale)}" '
         f'height="{round(height * scale)}" src="data:image/png;base64,{data}">'
     )
     caption = f"<figcaption>{_escape(caption)}</figcaption>" if caption else ""
-    return f"<figure>{image}{caption}</figure>"
+    return f'<figure class="{kind}">{image}{caption}</figure>'

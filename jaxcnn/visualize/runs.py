@@ -64,6 +64,8 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], title: str = "") -> 
                         style |= {"linestyle": ":", "alpha": 0.9}
                     if key == "learning_rate":
                         style |= {"linestyle": "-", "linewidth": 1.6, "alpha": 1}
+                    if len(points) == 1:  # no line
+                        style |= {"marker": "o"}
                     ax.plot(*zip(*points, strict=True), **style)
         ax.set_title(label, fontsize=11)
         ax.set_xlabel("epoch")
