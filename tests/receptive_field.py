@@ -22,7 +22,10 @@ def positive_variables(model, images: jax.Array):
         if path[-1] == "kernel":
             drawn = rng.lognormal(sigma=1.5, size=leaf.shape)
             return drawn / drawn.sum(axis=tuple(range(leaf.ndim - 1)), keepdims=True)
-        return (np.zeros if path[-1] in ("mean", "bias") else np.ones)(leaf.shape)
+        if path[-1] in ("mean", "bias"):
+            return np.zeros(leaf.shape)
+        # Not all equal: the sum over the channels of a layer norm would be constant.
+        return rng.uniform(0.5, 1.5, leaf.shape)
 
     flat = traverse_util.flatten_dict(shapes)
     return traverse_util.unflatten_dict({path: value(path, leaf) for path, leaf in flat.items()})

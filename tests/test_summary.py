@@ -41,7 +41,7 @@ from jaxcnn.models.shufflenet_v2 import channel_shuffle
 
 
 class Everything(Classifier):
-    """Everything that makes receptive fields hard, for images of 48x96 pixels."""
+    """Everything that makes receptive fields hard, for images of 48x95 pixels."""
 
     first_conv = "stem"
     classifier = ("fc",)
@@ -74,7 +74,7 @@ class Everything(Classifier):
 
 
 TINY = {
-    "everything": (Everything(num_classes=3), (48, 96)),
+    "everything": (Everything(num_classes=3), (48, 95)),
     "convnext": (ConvNeXt((8, 8), (1, 1), num_classes=3), (64, 64)),
     "densenet": (DenseNet(8, (2, 1), 16, num_classes=3), (64, 64)),
     "lenet5": (models.lenet5(num_classes=3), (32, 32)),
