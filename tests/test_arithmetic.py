@@ -1,5 +1,7 @@
 """The arithmetic of convolutions against torch, and by definition."""
 
+import doctest
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -138,3 +140,8 @@ def test_receptive_field_of_vgg16_is_the_published():
             field = field.through(3, padding=1)
         field = field.through(2, stride=2)
     assert field == ReceptiveField(size=212, jump=32, start=-90)
+
+
+def test_the_examples_are_right():
+    results = doctest.testmod(arithmetic)
+    assert results.attempted >= 4 and results.failed == 0

@@ -16,7 +16,7 @@ from processes import ROOT
 from jaxcnn import cli, convert, models
 
 ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT)}
-COMMANDS = ("convert", "inspect", "models", "check")
+COMMANDS = ("convert", "inspect", "models", "summary", "check")
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ from jaxcnn.models.shufflenet_v2 import channel_shuffle
 
 
 class Everything(Classifier):
-    """Everything that makes receptive fields hard, for images of 48x95 pixels."""
+    """Everything that makes receptive fields hard, for images of 48x93 pixels."""
 
     first_conv = "stem"
     classifier = ("fc",)
@@ -74,7 +74,7 @@ class Everything(Classifier):
 
 
 TINY = {
-    "everything": (Everything(num_classes=3), (48, 95)),
+    "everything": (Everything(num_classes=3), (48, 93)),
     "convnext": (ConvNeXt((8, 8), (1, 1), num_classes=3), (64, 64)),
     "densenet": (DenseNet(8, (2, 1), 16, num_classes=3), (64, 64)),
     "lenet5": (models.lenet5(num_classes=3), (32, 32)),
@@ -318,6 +318,13 @@ memory of training with a batch of 2: 0.8 MB
 def test_command_prints_a_table(capsys):
     assert cli.main(["summary", "lenet5", "--channels", "1", "--batch_size", "2"]) == 0
     assert capsys.readouterr().out == LENET
+
+
+def test_the_documentation_shows_what_the_command_prints(root, capsys):
+    command = "summary resnet18 --depth 1 --batch_size 32"
+    assert cli.main(command.split()) == 0
+    text = (root / "docs" / "python.md").read_text()
+    assert f"`jaxcnn {command}` prints\n\n```\n{capsys.readouterr().out}```\n" in text
 
 
 def test_command_prints_json(capsys):
