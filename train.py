@@ -11,6 +11,7 @@ from collections.abc import Sequence  # noqa: E402
 from absl import app, flags  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
+from jaxcnn.cli.report import write_pictures  # noqa: E402
 from jaxcnn.training import main as training  # noqa: E402
 
 FLAGS = flags.FLAGS
@@ -50,6 +51,7 @@ def main(argv: Sequence[str]) -> int:
         coordinator_address=FLAGS.coordinator_address,
         num_processes=FLAGS.num_processes,
         process_id=FLAGS.process_id,
+        draw=write_pictures,
     )
 
 

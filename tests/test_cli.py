@@ -1,4 +1,4 @@
-"""The ``jaxcnn`` command: help, convert, inspect, models; check has a file of its own."""
+"""The ``jaxcnn`` command: help, convert, inspect, models; others have files of their own."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from processes import ROOT
 from jaxcnn import cli, convert, models
 
 ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT)}
-COMMANDS = ("convert", "inspect", "models", "summary", "check")
+COMMANDS = ("convert", "inspect", "models", "summary", "check", "predict", "validate")
 
 
 @pytest.fixture(scope="module")

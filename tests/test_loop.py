@@ -32,7 +32,7 @@ def experiment(data_dir):
 
 
 def raises(sentence: str):
-    def fail(*_):
+    def fail(*_, **__):
         raise UserError(sentence)
 
     return fail

@@ -244,17 +244,24 @@ def test_bfloat16_computation_keeps_float32_state():
     assert_close((state, metrics), (reference, reference_metrics), 0.02)
 
 
+def eval_step_of(model):
+    """The evaluation step of one replica."""
+    return jax.jit(functools.partial(make_eval_step(model), axis_name=None))
+
+
 def test_evaluation_counts_masked_examples_only():
     model = models.lenet5()
     data = batch(8)
     variables = model.init(jax.random.key(0), data["image"])
-    step = jax.jit(functools.partial(make_eval_step(model), axis_name=None))
-    whole = step(variables, data | {"mask": np.ones(8, np.float32)})
+    step = eval_step_of(model)
+    whole, _ = step(variables, data | {"mask": np.ones(8, np.float32)})
     spoilt = data["image"].copy()
     spoilt[5:] = np.nan  # padding may hold anything
     mask = np.float32([1, 1, 1, 1, 1, 0, 0, 0])
-    part = step(variables, {**data, "image": spoilt, "mask": mask})
-    first = step(variables, {k: v[:5] for k, v in data.items()} | {"mask": np.ones(5, np.float32)})
+    part, _ = step(variables, {**data, "image": spoilt, "mask": mask})
+    first, _ = step(
+        variables, {k: v[:5] for k, v in data.items()} | {"mask": np.ones(5, np.float32)}
+    )
     assert (whole["examples"], part["examples"]) == (8, 5)
     assert_close(part, first)
 
@@ -265,8 +272,9 @@ def test_several_crops_are_scored_by_the_mean_of_their_softmaxes():
     crops = np.stack([data["image"], data["image"][::-1], 2 * data["image"]], axis=1)
     variables = model.init(jax.random.key(0), data["image"])
     variables = jax.tree.map(lambda leaf: 3 * leaf, variables)  # far from equal softmaxes
-    sums = jax.jit(functools.partial(make_eval_step(model), axis_name=None))(
-        variables, {"image": crops, "label": data["label"], "mask": np.float32([1] * 5 + [0])}
+    sums, examples = eval_step_of(model)(
+        variables,
+        {"image": crops, "label": data["label"], "mask": np.float32([1] * 5 + [0])},
     )
     each = [jax.nn.softmax(model.apply(variables, crops[:, n])) for n in range(3)]
     mean = np.mean(each, axis=0)[:5]
@@ -275,14 +283,19 @@ def test_several_crops_are_scored_by_the_mean_of_their_softmaxes():
     np.testing.assert_allclose(sums["loss"], expected, rtol=1e-5)
     assert sums["top1"] == (mean.argmax(axis=1) == labels).sum()
     assert sums["examples"] == 5
+    assert examples["prediction"][:5].tolist() == mean.argmax(axis=1).tolist()
+    np.testing.assert_allclose(examples["confidence"][:5], mean.max(axis=1), rtol=1e-5)
+    best = (-mean).argsort(axis=1)[:, :5]
+    assert examples["top5"][:5].tolist() == (best == labels[:, None]).any(axis=1).tolist()
+    np.testing.assert_allclose(examples["loss"][:5].sum(), expected, rtol=1e-5)
 
 
 def test_evaluation_sums_over_replicas():
     model = models.lenet5()
     data = batch(8) | {"mask": np.float32([1, 1, 1, 1, 1, 1, 1, 0])}
     variables = model.init(jax.random.key(0), data["image"])
-    alone = jax.jit(functools.partial(make_eval_step(model), axis_name=None))(variables, data)
-    replicas = jax.pmap(make_eval_step(model), axis_name="batch")(
+    alone, _ = eval_step_of(model)(variables, data)
+    replicas, _ = jax.pmap(make_eval_step(model), axis_name="batch")(
         jax_utils.replicate(variables), shard(data)
     )
     assert_close(jax.tree.map(lambda leaf: leaf[0], replicas), alone)

@@ -16,6 +16,7 @@ from photos import Photos, jpeg, photo
 from processes import start_train
 
 from jaxcnn import convert
+from jaxcnn.training.evaluation import load_evaluation
 from jaxcnn.training.metrics import read_metrics
 
 QUICK = ("--config=configs/lenet5.py:digits", "--config.num_epochs=2")
@@ -56,7 +57,7 @@ def test_workdir_contains_what_the_docs_say(trained):
     names = {path.name for path in trained.iterdir()}
     assert names == {
         *("config.json", "classes.json", "metrics.jsonl", "tensorboard", "checkpoints"),
-        "weights.safetensors",
+        *("evaluation.npz", "weights.safetensors"),
     }
     assert json.loads((trained / "classes.json").read_text()) == list("0123456789")
     config = json.loads((trained / "config.json").read_text())
@@ -198,6 +199,11 @@ def check_equal_runs(four: pathlib.Path, two: pathlib.Path) -> None:
     )
     (evaluation,) = lines(two, "eval")
     assert evaluation["examples"] == 359
+    examples = load_evaluation(two / "evaluation.npz").examples  # of both processes
+    assert examples.number.tolist() == list(range(359))
+    reference = load_evaluation(four / "evaluation.npz").examples
+    assert examples.label.tolist() == reference.label.tolist()
+    np.testing.assert_allclose(examples.loss, reference.loss, rtol=0, atol=1e-4)
 
 
 def run_two_processes(request: tuple[str, ...], data_dir: str, flags, environ) -> list[str]:

@@ -302,8 +302,8 @@ def eval_batches(
 
     Yields:
         ``image`` and ``label`` as :func:`train_batches` (with ten crops, ``image``
-        ``[N, 10, size, size, C]``), and ``mask``: float32, 0 for the padding of the last batch
-        and for images that cannot be decoded.
+        ``[N, 10, size, size, C]``); ``number`` int32, the example's in the split; and ``mask``:
+        float32, 0 for the padding of the last batch and for images that cannot be decoded.
     """
     count = source.num_examples
     rows = _host_rows(batch_size, process_index, process_count)
@@ -317,10 +317,35 @@ def eval_batches(
             batch["image"][row] = 0
             batch["label"][row] = 0
         batch["mask"][row] = valid
+        batch["number"][row] = number
 
     steps = range(-(-count // batch_size))
-    columns = {"mask": np.float32}
+    columns = {"mask": np.float32, "number": np.int32}
     yield from _batches(load, steps, len(rows), lambda step: preprocess.shape, columns, threads)
+
+
+def eval_images(source: Source, preprocess: EvalPreprocess, numbers: Sequence[int]) -> np.ndarray:
+    """The images of some examples as :func:`eval_batches` yields them.
+
+    Args:
+        source: the examples.
+        preprocess: of each image.
+        numbers: of the examples, ``[N]``.
+
+    Returns:
+        ``[N, size, size, C]`` uint8 (with ten crops ``[N, 10, size, size, C]``).
+
+    Raises:
+        BadImageError: if one of them cannot be decoded.
+    """
+    batch = {
+        "image": np.empty((len(numbers), *preprocess.shape), np.uint8),
+        "label": np.empty(len(numbers), np.int32),
+    }
+    rng = np.random.default_rng(0)  # unused: evaluation draws nothing
+    for row, number in enumerate(numbers):
+        _fill(source, int(number), preprocess, rng, batch, row)
+    return batch["image"]
 
 
 def _host_rows(batch_size: int, process_index: int, process_count: int) -> range:
@@ -339,14 +364,25 @@ def _load(
 ) -> bool:
     """Load an example into a row of a batch; return False if its image is bad."""
     try:
-        content, label = source.read(number)
-        decoder = decode if isinstance(content, bytes) else from_array
-        batch["image"][row] = preprocess(decoder(content, preprocess.channels), rng)
+        _fill(source, number, preprocess, rng, batch, row)
     except BadImageError as error:
         bad_images.add(number, str(error))
         return False
-    batch["label"][row] = label
     return True
+
+
+def _fill(
+    source: Source,
+    number: int,
+    preprocess: Preprocess,
+    rng: np.random.Generator,
+    batch: Batch,
+    row: int,
+) -> None:
+    content, label = source.read(number)
+    decoder = decode if isinstance(content, bytes) else from_array
+    batch["image"][row] = preprocess(decoder(content, preprocess.channels), rng)
+    batch["label"][row] = label
 
 
 def _batches(

@@ -1,5 +1,7 @@
 """Arrays on the local devices, as pmapped functions take and return them."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,6 +22,24 @@ def split(tree: Any) -> Any:
     return jax.tree.map(
         lambda leaf: jax.device_put(leaf.reshape(devices, -1, *leaf.shape[1:]), sharding), tree
     )
+
+
+def pmap(step: Callable[..., Any], **kwargs: Any) -> Callable[..., Any]:
+    """A step of :mod:`jaxcnn.training.step` on all devices; see ``jax.pmap``."""
+    return jax.pmap(functools.partial(step, axis_name=AXIS), axis_name=AXIS, **kwargs)
+
+
+def join(tree: Any) -> Any:
+    """The local devices' parts of each array, one after another, on the host: undoes :func:`split`.
+
+    ``[devices, N / devices, ...]`` becomes ``[N, ...]``; of this host's devices only.
+    """
+
+    def joined(leaf: jax.Array) -> np.ndarray:
+        shards = sorted(leaf.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+        return np.concatenate([np.asarray(shard.data)[0] for shard in shards])
+
+    return jax.tree.map(joined, tree)
 
 
 def replicate(tree: Any) -> Any:

@@ -150,6 +150,18 @@ def sum_over_processes(number: int) -> int:
     return int(np.sum(multihost_utils.process_allgather(np.array(number))))
 
 
+def rows_of_all_processes(array: np.ndarray) -> np.ndarray:
+    """The rows of all processes, one after another; every process must call this.
+
+    Args:
+        array: ``[N, ...]``, of the same shape on every process and of at most 32 bits (JAX would
+            round wider numbers).
+    """
+    if is_single_process():
+        return array
+    return multihost_utils.process_allgather(array).reshape(-1, *array.shape[1:])
+
+
 def from_main_process(number: float) -> float:
     """The number of the main process; every process must call this."""
     if is_single_process():

@@ -20,6 +20,72 @@ MEAN_IMAGE = "mean_image.npy"
 _AHEAD = 2
 
 
+class EvalInputs:
+    """A split to evaluate on, each of its examples once; of a run, or of any network.
+
+    Args:
+        source: the examples.
+        preprocess: of each image.
+        batch_size: images per step, over all devices; rounded up to a multiple of them.
+        max_skipped: the fraction of the images that may be bad.
+        report: called with a sentence about each bad image, once.
+
+    Attributes:
+        source: the examples.
+        preprocess: of each image.
+        batch_size: images per step, over all devices.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        preprocess: pipeline.EvalPreprocess,
+        *,
+        batch_size: int,
+        max_skipped: float,
+        report: Callable[[str], None],
+    ):
+        self.source, self.preprocess = source, preprocess
+        self.batch_size = math.ceil(batch_size / jax.device_count()) * jax.device_count()
+        self._max_skipped = max_skipped
+        self._bad_images = pipeline.BadImageLog(source, report)
+
+    def batches(self) -> Iterator[Any]:
+        """All examples once, split over the local devices.
+
+        Yields:
+            The devices' part of :func:`jaxcnn.data.pipeline.eval_batches`.
+        """
+        batches = pipeline.eval_batches(
+            self.source,
+            self.preprocess,
+            batch_size=self.batch_size,
+            bad_images=self._bad_images,
+            **_this_process(),
+        )
+        return pipeline.in_background(map(devices.split, batches), _AHEAD)
+
+    def images(self, numbers: Sequence[int]) -> np.ndarray:
+        """The images of some examples in one crop, ``[N, size, size, C]`` uint8.
+
+        Raises:
+            BadImageError: if one of them cannot be decoded.
+        """
+        single = dataclasses.replace(self.preprocess, crops=1)
+        return pipeline.eval_images(self.source, single, numbers)
+
+    def check_skipped(self, skipped: int) -> None:
+        """Check that not too many images were bad; all hosts must pass the same number.
+
+        Args:
+            skipped: how many were bad, over all hosts.
+
+        Raises:
+            UserError: if that is more than ``max_skipped`` of the split, rounded up.
+        """
+        _check_skipped(skipped, self.source, "evaluation", self._max_skipped)
+
+
 class Inputs:
     """The training and the evaluation split of a run.
 
@@ -39,7 +105,7 @@ class Inputs:
 
     Attributes:
         train: the training split.
-        evaluation: the evaluation split.
+        evaluation: the evaluation split, as it is fed.
     """
 
     def __init__(
@@ -57,19 +123,18 @@ class Inputs:
         max_skipped: float,
         report: Callable[[str], None],
     ):
-        self.train, self.evaluation = train, evaluation
-        self._train_preprocess, self._eval_preprocess = train_preprocess, eval_preprocess
-        device_count = jax.device_count()
-        self._batch_size = batch_size
+        self.train = train
+        self.evaluation = EvalInputs(
+            evaluation,
+            eval_preprocess,
+            batch_size=eval_batch_size,
+            max_skipped=max_skipped,
+            report=report,
+        )
+        self._train_preprocess, self._batch_size = train_preprocess, batch_size
         self._image_sizes, self._repeats = image_sizes, repeats
-        self._eval_batch_size = math.ceil(eval_batch_size / device_count) * device_count
         self._seed, self._max_skipped = seed, max_skipped
-        self._bad_train_images = pipeline.BadImageLog(train, report)
-        self._bad_eval_images = pipeline.BadImageLog(evaluation, report)
-        self._hosts = {
-            "process_index": jax.process_index(),
-            "process_count": jax.process_count(),
-        }
+        self._bad_images = pipeline.BadImageLog(train, report)
 
     def train_batches(self, start_step: int, num_steps: int) -> Iterator[tuple[Any, int]]:
         """Batches of the steps ``start_step`` to ``num_steps - 1``, split over the local devices.
@@ -92,8 +157,8 @@ class Inputs:
             seed=self._seed,
             start_step=start_step,
             num_steps=num_steps,
-            bad_images=self._bad_train_images,
-            **self._hosts,
+            bad_images=self._bad_images,
+            **_this_process(),
         )
 
         def put() -> Iterator[Any]:
@@ -103,38 +168,16 @@ class Inputs:
 
         return pipeline.in_background(put(), _AHEAD)
 
-    def eval_batches(self) -> Iterator[Any]:
-        """All evaluation examples once, split over the local devices.
-
-        Yields:
-            The devices' part of :func:`jaxcnn.data.pipeline.eval_batches`.
-        """
-        batches = pipeline.eval_batches(
-            self.evaluation,
-            self._eval_preprocess,
-            batch_size=self._eval_batch_size,
-            bad_images=self._bad_eval_images,
-            **self._hosts,
-        )
-        return pipeline.in_background(map(devices.split, batches), _AHEAD)
-
-    def check_skipped(self, source: Source, skipped: int) -> None:
-        """Check that not too many images were bad; all hosts must pass the same number.
+    def check_skipped(self, skipped: int) -> None:
+        """Check that not too many training images were bad; all hosts must pass the same number.
 
         Args:
-            source: the split they are from.
             skipped: how many were bad, in one epoch over all hosts.
 
         Raises:
             UserError: if that is more than ``max_skipped`` of the split, rounded up.
         """
-        if skipped > math.ceil(self._max_skipped * source.num_examples):
-            split = "training" if source is self.train else "evaluation"
-            raise UserError(
-                f"{skipped} of the {source.num_examples} {split} images could not be decoded; "
-                f"repair or remove the files that are named above, or raise config.max_skipped "
-                f"({self._max_skipped})."
-            )
+        _check_skipped(skipped, self.train, "training", self._max_skipped)
 
     def mean_image(self, workdir: Path, *, reuse: bool) -> np.ndarray:
         """The mean of the training images as evaluation would show them, kept in ``workdir``.
@@ -167,12 +210,25 @@ class Inputs:
         total, count = np.zeros((), np.int64), 0
         for batch in pipeline.eval_batches(
             self.train,
-            dataclasses.replace(self._eval_preprocess, crops=1),
-            batch_size=self._eval_batch_size,
-            bad_images=self._bad_train_images,
+            dataclasses.replace(self.evaluation.preprocess, crops=1),
+            batch_size=self.evaluation.batch_size,
+            bad_images=self._bad_images,
         ):
             decoded = batch["mask"] > 0
             total = total + batch["image"][decoded].sum(axis=0, dtype=np.int64)
             count += int(decoded.sum())
-        self.check_skipped(self.train, self.train.num_examples - count)
+        self.check_skipped(self.train.num_examples - count)
         return (total / max(count, 1) / 255).astype(np.float32)
+
+
+def _this_process() -> dict[str, int]:
+    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
+
+
+def _check_skipped(skipped: int, source: Source, split: str, max_skipped: float) -> None:
+    if skipped > math.ceil(max_skipped * source.num_examples):
+        raise UserError(
+            f"{skipped} of the {source.num_examples} {split} images could not be decoded; "
+            f"repair or remove the files that are named above, or raise config.max_skipped "
+            f"({max_skipped})."
+        )

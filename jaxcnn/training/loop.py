@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import math
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,13 @@ from jaxcnn.training import distributed
 from jaxcnn.training.augmentation import Normalize
 from jaxcnn.training.build import Experiment
 from jaxcnn.training.checkpoints import Checkpoints
-from jaxcnn.training.devices import replicate, unreplicate
-from jaxcnn.training.inputs import Inputs
+from jaxcnn.training.devices import pmap, replicate, unreplicate
+from jaxcnn.training.evaluation import Examples, SavedEvaluation, evaluate, save_evaluation
 from jaxcnn.training.optimizer import carry_over, with_rate_factor
 from jaxcnn.training.parameters import Freeze, count
 from jaxcnn.training.reporting import EMA_EVALUATION, Reporter, evaluations_in
 from jaxcnn.training.signals import Stopped, StopSignals
 from jaxcnn.training.step import (
-    AXIS,
     TrainState,
     init_state,
     make_eval_step,
@@ -34,6 +33,7 @@ from jaxcnn.training.step import (
 from jaxcnn.training.workdir import (
     CHECKPOINTS,
     EMA_WEIGHTS,
+    LAST_EVALUATION,
     METRICS,
     WEIGHTS,
     claim_workdir,
@@ -41,6 +41,7 @@ from jaxcnn.training.workdir import (
     has_other_classes,
 )
 
+MISTAKES = 32  # images of the worst ones that are kept
 ASK_EVERY = 10  # steps between asking the other processes whether they were told to stop
 
 
@@ -74,7 +75,7 @@ def train_and_evaluate(experiment: Experiment, workdir: Path) -> None:
 
         normalize = _normalizer(experiment, workdir, start_step, reporter)
         train_step = _train_step(experiment, normalize, freeze)
-        eval_step = _pmap(make_eval_step(experiment.model, normalize=normalize))
+        eval_step = pmap(make_eval_step(experiment.model, normalize=normalize))
         batches = stack.enter_context(
             contextlib.closing(inputs.train_batches(start_step, plan.num_steps))
         )
@@ -83,15 +84,20 @@ def train_and_evaluate(experiment: Experiment, workdir: Path) -> None:
 
         def evaluate_now(step: int) -> None:
             with reporter.paused():
-                values = evaluate(eval_step, state.variables, inputs)
-                _check_finite(values["loss"], step, workdir)
+                last = step == plan.num_steps
+                evaluation = evaluate(
+                    eval_step, state.variables, inputs.evaluation, with_examples=last
+                )
+                _check_finite(evaluation.means["loss"], step, workdir)
                 of_average = None
                 if experiment.with_ema:
-                    of_average = evaluate(eval_step, state.ema, inputs)
-                reporter.write_evaluation(step, values)
+                    of_average = evaluate(eval_step, state.ema, inputs.evaluation)
+                if evaluation.examples is not None:  # before metrics.jsonl says that it is done
+                    _save_examples(evaluation.examples, experiment, step, workdir)
+                reporter.write_evaluation(step, evaluation.means)
                 if of_average is not None:
-                    reporter.write_evaluation(step, of_average, EMA_EVALUATION)
-            evaluations[step] = values
+                    reporter.write_evaluation(step, of_average.means, EMA_EVALUATION)
+            evaluations[step] = evaluation.means
 
         # Stopped between a checkpoint and its evaluation; other processes may not see it yet.
         lacking = distributed.is_main_process() and plan.evaluates(start_step)
@@ -112,7 +118,7 @@ def train_and_evaluate(experiment: Experiment, workdir: Path) -> None:
                 values = reporter.training(step)
                 _check_finite(values["loss"], step, workdir)
                 skipped += values["skipped"]
-                inputs.check_skipped(inputs.train, skipped)
+                inputs.check_skipped(skipped)
                 reporter.write_training(step, values)
             if plan.ends_epoch(step):
                 skipped = 0
@@ -221,14 +227,30 @@ def _export(experiment: Experiment, workdir: Path, state: TrainState) -> None:
     """Write the final variables, and their average, under torch's names."""
     if not distributed.is_main_process():
         return
-    try:
+    with _writing(f"The weights cannot be written to {workdir}"):
         save_torch(workdir / WEIGHTS, unreplicate(state.variables))
         if experiment.with_ema:
             save_torch(workdir / EMA_WEIGHTS, unreplicate(state.ema))
+
+
+def _save_examples(examples: Examples, experiment: Experiment, step: int, workdir: Path) -> None:
+    """Write what pictures of the last evaluation are made from."""
+    mistakes = examples.worst_mistakes(MISTAKES)
+    images = experiment.inputs.evaluation.images(examples.number[mistakes])
+    with _writing(f"{LAST_EVALUATION} cannot be written to {workdir}"):
+        saved = SavedEvaluation(step, examples, mistakes, images)
+        save_evaluation(workdir / LAST_EVALUATION, saved)
+
+
+@contextlib.contextmanager
+def _writing(failure: str) -> Iterator[None]:
+    """Report an OSError within the block as a UserError."""
+    try:
+        yield
     except OSError as error:
         raise UserError(
-            f"The weights cannot be written to {workdir} ({error.strerror}); the last checkpoint "
-            f"is there: make room, and start the same command again."
+            f"{failure} ({error.strerror}); the last checkpoint is there: make room, and start "
+            f"the same command again."
         ) from error
 
 
@@ -265,9 +287,10 @@ def _announce(
         parameters += f", {count(state.params, freeze):,} of which train"
     reporter.say(
         f"{experiment.name} ({parameters}) on {experiment.dataset}: "
-        f"{inputs.train.num_examples:,} training and {inputs.evaluation.num_examples:,} evaluation "
-        f"examples; {plan.num_epochs} epochs of {plan.steps_per_epoch} steps of {plan.batch_size} "
-        f"images on {jax.device_count()} {jax.default_backend()} device(s); workdir {workdir}"
+        f"{inputs.train.num_examples:,} training and "
+        f"{inputs.evaluation.source.num_examples:,} evaluation examples; {plan.num_epochs} epochs "
+        f"of {plan.steps_per_epoch} steps of {plan.batch_size} images on "
+        f"{jax.device_count()} {jax.default_backend()} device(s); workdir {workdir}"
     )
     if reinitialized:
         reporter.say(
@@ -293,15 +316,11 @@ def _train_step(
 ) -> Callable[[TrainState, Any], tuple[TrainState, Any]]:
     """The pmapped training step."""
     step = experiment.make_train_step(normalize=normalize, freeze=freeze)
-    pmapped = _pmap(step, donate_argnums=0)
+    pmapped = pmap(step, donate_argnums=0)
     if experiment.teacher_variables is None:
         return pmapped
     teacher_variables = replicate(experiment.teacher_variables)
     return lambda state, batch: pmapped(state, batch, teacher_variables)
-
-
-def _pmap(step: Callable[..., Any], **kwargs: Any) -> Callable[..., Any]:
-    return jax.pmap(functools.partial(step, axis_name=AXIS), axis_name=AXIS, **kwargs)
 
 
 def _stop_requested(signals: StopSignals, may_ask: bool) -> int | None:
@@ -316,37 +335,6 @@ def _stop_requested(signals: StopSignals, may_ask: bool) -> int | None:
     if may_ask and distributed.any_process(signals.received is not None):
         return signals.received or signal.SIGTERM
     return None
-
-
-def evaluate(
-    eval_step: Callable[..., Any], variables: Any, inputs: Inputs
-) -> dict[str, float | int]:
-    """Score every example of the evaluation split once.
-
-    Args:
-        eval_step: pmapped; see :func:`jaxcnn.training.step.make_eval_step`.
-        variables: replicated.
-        inputs: with the examples.
-
-    Returns:
-        The means ``loss``, ``top1`` and ``top5``, the number of ``examples`` they are taken over,
-        and the number ``skipped``.
-
-    Raises:
-        UserError: if too many images cannot be decoded, or none can.
-    """
-    sums: dict[str, Any] = {}
-    for batch in inputs.eval_batches():
-        batch_sums = unreplicate(eval_step(variables, batch))
-        # float64 on the host: float32 would lose examples of a large split
-        sums = {name: sums.get(name, 0) + value.item() for name, value in batch_sums.items()}
-    examples = sums.pop("examples")
-    skipped = inputs.evaluation.num_examples - examples
-    inputs.check_skipped(inputs.evaluation, skipped)
-    if not examples:
-        raise UserError("No image of the evaluation split could be decoded; repair the files.")
-    means = {name: total / examples for name, total in sums.items()}
-    return means | {"examples": examples, "skipped": skipped}
 
 
 def _check_finite(loss: float, step: int, workdir: Path) -> None:

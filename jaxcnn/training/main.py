@@ -85,6 +85,7 @@ def main(
     coordinator_address: str | None,
     num_processes: int | None,
     process_id: int | None,
+    draw: Callable[[Path], None],
 ) -> int:
     """Train as the flags say.
 
@@ -96,6 +97,7 @@ def main(
         coordinator_address: the flag.
         num_processes: the flag.
         process_id: the flag.
+        draw: draws the trained run into its workdir, on the main process.
 
     Returns:
         0: trained; 2: the request was wrong, and a sentence on stderr says how to fix it; 128
@@ -130,6 +132,8 @@ def main(
         from jaxcnn.training.loop import train_and_evaluate
 
         train_and_evaluate(build(settings, data_dir), folder)
+        if distributed.is_main_process():
+            _draw(draw, folder)
     except UserError as error:
         return _refuse(str(error))
     except Stopped as stopped:
@@ -137,6 +141,15 @@ def main(
         print(f"Stopped by {name}; resume with --workdir {folder}.", file=sys.stderr)
         return 128 + stopped.signal_number
     return 0
+
+
+def _draw(draw: Callable[[Path], None], workdir: Path) -> None:
+    """Draw, or say why not: the run is trained, with pictures or without."""
+    try:
+        draw(workdir)
+    except (OSError, UserError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")
+        print(f"train.py: {workdir} has no new pictures ({reason}).", file=sys.stderr)
 
 
 def _refuse(sentence: str) -> int:

@@ -13,6 +13,7 @@ CLASSES = "classes.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
+LAST_EVALUATION = "evaluation.npz"
 WEIGHTS, EMA_WEIGHTS = "weights.safetensors", "weights_ema.safetensors"
 
 
@@ -78,6 +79,35 @@ def claim_workdir(
         ) from error
 
 
+def read_config(workdir: Path) -> dict[str, Any]:
+    """The settings in a run's ``config.json``.
+
+    Raises:
+        UserError: if the folder does not exist, or is not that of a run.
+    """
+    path = workdir / CONFIG
+    if not workdir.is_dir():
+        raise UserError(f"There is no folder {workdir}; give the --workdir of a run.")
+    if not path.is_file():
+        raise UserError(
+            f"{workdir} is not the folder of a run: it has no {CONFIG}; give the --workdir that "
+            f"train.py wrote to."
+        )
+    settings = _read_config(path)
+    if not {"model", "dataset"} <= settings.keys():
+        raise UserError(f"{path} is not the config of a run; restore it, or use another --workdir.")
+    return settings
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The config in a folder's ``config.json``, with dotted keys.
+
+    Raises:
+        UserError: if the file is not a config.
+    """
+    return _flatten(_read_config(folder / CONFIG))
+
+
 def read_classes(folder: Path) -> list[str] | None:
     """The names of the classes in a folder's ``classes.json``; None: it has none.
 
@@ -114,6 +144,13 @@ def _read_json(path: Path) -> Any:
         ) from error
 
 
+def _read_config(path: Path) -> dict[str, Any]:
+    config = _read_json(path)
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is not a config; restore it, or use another --workdir.")
+    return config
+
+
 def _check_same_run(
     workdir: Path,
     settings: Mapping[str, Any],
@@ -126,10 +163,7 @@ def _check_same_run(
             f"The workdir {workdir} has checkpoints, but no {CONFIG} that says what they belong "
             f"to; use another --workdir."
         )
-    saved = _read_json(path)
-    if not isinstance(saved, dict):
-        raise UserError(f"{path} is not a config; restore it, or use another --workdir.")
-    old, new = _flatten(saved), _flatten(settings)
+    old, new = read_settings(workdir), _flatten(settings)
     # A key that only one of them has was added or removed between two versions of this package.
     changed = [
         f"config.{key} was {old[key]!r} and is now {new[key]!r}"

@@ -162,8 +162,9 @@ def torch_run(
         start_step=0,
         num_steps=experiment.plan.num_steps,
     )
+    evaluation = inputs.evaluation
     eval_batches = list(
-        pipeline.eval_batches(inputs.evaluation, inputs._eval_preprocess, batch_size=64)
+        pipeline.eval_batches(evaluation.source, evaluation.preprocess, batch_size=64)
     )
     losses, evaluations, of_average = [], [], []
     for number, batch in enumerate(batches):

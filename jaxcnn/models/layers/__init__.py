@@ -46,6 +46,8 @@ from jaxcnn.models.layers.pooling import (
     avg_pool,
     max_pool,
     max_pool_switches,
+    max_unpool,
+    window_switches,
 )
 from jaxcnn.models.layers.stochastic import Dropout, StochasticDepth
 
@@ -79,6 +81,8 @@ __all__ = [
     "local_response_norm",
     "max_pool",
     "max_pool_switches",
+    "max_unpool",
     "norm_factory",
     "torch_default_init",
+    "window_switches",
 ]
