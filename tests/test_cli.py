@@ -16,7 +16,10 @@ from processes import ROOT
 from jaxcnn import cli, convert, models
 
 ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT)}
-COMMANDS = ("convert", "inspect", "models", "check", "predict", "validate", "report")
+COMMANDS = (
+    *("convert", "inspect", "models", "summary", "check"),
+    *("predict", "validate", "visualize", "report"),
+)
 
 
 @pytest.fixture(scope="module")

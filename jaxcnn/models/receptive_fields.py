@@ -80,10 +80,11 @@ def receptive_fields(jaxpr: core.ClosedJaxpr, images: int) -> list[Views]:
 
     Returns:
         The views of height and width for each output; None: it does not depend on the images.
-        They contain every pixel that the output depends on. They are larger than necessary only
-        for operations that no network here has (such as transposed convolutions or sorting),
-        after which every unit counts as seeing the whole map; and for adaptive pooling to a size
-        that does not divide the map's, whose windows differ.
+        They contain every pixel that the output depends on. They are larger than necessary at the
+        border, where a unit sees the padding of a map in between; for adaptive pooling to a size
+        that does not divide the map's, whose windows differ; and for operations that no network
+        here has (such as transposed convolutions or sorting), after which every unit counts as
+        seeing the whole map.
     """
     arguments: list[Views] = [None] * len(jaxpr.in_avals)
     image = ReceptiveField()

@@ -53,8 +53,8 @@ class SummaryRow:
         receptive_field: of height and width: what its output units see of the image by way of
             convolutions, pooling and shortcuts. Where all units see the same, as after global
             pooling, its jump is 0. None: the module does not run or does not depend on the image.
-        sees_all: of height and width: whether each unit also depends on the whole map, as after
-            squeeze-and-excitation; ``receptive_field`` does not include that.
+        shared_field: of height and width: what every unit sees besides, by way of a mean over the
+            whole map, as after squeeze-and-excitation; None: nothing. The table prints "all".
     """
 
     path: str
@@ -69,7 +69,7 @@ class SummaryRow:
     dilation: tuple[int, int] | None = None
     groups: int | None = None
     receptive_field: tuple[ReceptiveField, ReceptiveField] | None = None
-    sees_all: tuple[bool, bool] = (False, False)
+    shared_field: tuple[ReceptiveField | None, ReceptiveField | None] = (None, None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,8 +180,8 @@ def _cells(row: SummaryRow, name: str) -> tuple[str, ...]:
     field: tuple[str, ...] = ("", "", "")
     if row.receptive_field is not None:
         sizes = [
-            "all" if every else str(axis.size)
-            for axis, every in zip(row.receptive_field, row.sees_all, strict=True)
+            str(axis.size) if shared is None else "all"
+            for axis, shared in zip(row.receptive_field, row.shared_field, strict=True)
         ]
         jumps = [str(axis.jump) if axis.jump else "" for axis in row.receptive_field]
         field = (_both(sizes), _both(jumps), _both([axis.start for axis in row.receptive_field]))
@@ -300,7 +300,7 @@ def _trace(model: Classifier, input_shape: tuple[int, ...]) -> _Trace:
             images,
             method="forward",
             rngs={"params": key},
-            mutable=True,
+            mutable=["params", "batch_stats", "intermediates"],  # not the switches of pooling
             capture_intermediates=_has_row,
         )[1]
 
@@ -445,7 +445,7 @@ def _row(path: Path, module: _Module, parameters: int, multiply_adds: int) -> Su
     seen: dict[str, Any] = {}
     if module.views is not None:
         seen["receptive_field"] = tuple(view.field for view in module.views)
-        seen["sees_all"] = tuple(bool(view.local and view.shared) for view in module.views)
+        seen["shared_field"] = tuple(view.shared if view.local else None for view in module.views)
     return SummaryRow(
         path=".".join(path),
         kind=module.kind,
