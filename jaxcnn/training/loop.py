@@ -55,8 +55,8 @@ def train_and_evaluate(experiment: Experiment, workdir: Path) -> None:
             and in the end ``weights.safetensors`` are written.
 
     Raises:
-        UserError: if the workdir or the weights cannot be used, too many images are bad, or the
-            loss became NaN or infinite.
+        UserError: if the workdir or the weights cannot be used, too many images are bad, the loss
+            became NaN or infinite, or a checkpoint cannot be saved.
         Stopped: after SIGTERM or SIGINT, with the state saved.
     """
     plan, inputs = experiment.plan, experiment.inputs
@@ -65,8 +65,9 @@ def train_and_evaluate(experiment: Experiment, workdir: Path) -> None:
     with contextlib.ExitStack() as stack:
         signals = StopSignals()
         stack.callback(signals.restore)  # the last: what follows is closed without interruption
-        checkpoints = Checkpoints(workdir / CHECKPOINTS, keep=experiment.keep_checkpoints)
-        stack.callback(checkpoints.close)
+        checkpoints = stack.enter_context(
+            Checkpoints(workdir / CHECKPOINTS, keep=experiment.keep_checkpoints)
+        )
         state, freeze = _resumed(experiment, state, checkpoints)
         start_step = int(state.step)
         evaluations = _evaluations_until(start_step, workdir)
@@ -125,6 +126,7 @@ def train_and_evaluate(experiment: Experiment, workdir: Path) -> None:
                 skipped += values["skipped"]
                 inputs.check_skipped(skipped)
                 reporter.write_training(step, values)
+                checkpoints.check()
             if plan.ends_epoch(step):
                 skipped = 0
             if plan.saves(step):  # before the evaluation, which may fail
@@ -136,7 +138,9 @@ def train_and_evaluate(experiment: Experiment, workdir: Path) -> None:
             may_ask = plan.logs(step) or step % ASK_EVERY == 0
             if step < plan.num_steps and (number := _stop_requested(signals, may_ask)):
                 checkpoints.save(state)
+                checkpoints.wait()
                 raise Stopped(number)
+        checkpoints.wait()
         _export(experiment, workdir, state)
     distributed.barrier("trained")
 
@@ -173,16 +177,18 @@ def _initial_state(experiment: Experiment, *, resuming: bool) -> tuple[TrainStat
 def _resumed(
     experiment: Experiment, state: TrainState, checkpoints: Checkpoints
 ) -> tuple[TrainState, Freeze | None]:
-    """The state of the newest checkpoint, if there is one, and what does not train after it."""
-    saved_step = checkpoints.latest_step
-    last_frozen_step = experiment.plan.last_frozen_step
-    freeze = experiment.freeze
-    if saved_step is None:
-        return state, freeze
-    if freeze is not None and saved_step > last_frozen_step:
-        state, freeze = _unfrozen(experiment, state), None
-    state = checkpoints.restore(state)
-    return state, freeze
+    """The state of the newest intact checkpoint, if any, and what does not train after it."""
+
+    def is_unfrozen(step: int) -> bool:
+        return experiment.freeze is not None and step > experiment.plan.last_frozen_step
+
+    def like(step: int) -> TrainState:
+        return _unfrozen(experiment, state) if is_unfrozen(step) else state
+
+    saved = checkpoints.restore_newest(like)
+    if saved is None:
+        return state, experiment.freeze
+    return saved, None if is_unfrozen(int(saved.step)) else experiment.freeze
 
 
 def _unfrozen(experiment: Experiment, state: TrainState) -> TrainState:

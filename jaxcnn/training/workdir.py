@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxcnn.errors import UserError
 from jaxcnn.io.atomic import atomic_write
+from jaxcnn.training.checkpoint_folder import damaged, none_left, saved_steps
 
 CONFIG = "config.json"
 CLASSES = "classes.json"
@@ -19,9 +20,8 @@ WEIGHTS, EMA_WEIGHTS = "weights.safetensors", "weights_ema.safetensors"
 
 def has_checkpoint(workdir: Path) -> bool:
     """Whether a run has saved its state in a workdir."""
-    saved = workdir / CHECKPOINTS
     try:
-        return saved.is_dir() and any(step.name.isdigit() for step in saved.iterdir())
+        return bool(saved_steps(workdir / CHECKPOINTS))
     except OSError:  # claim_workdir tells what is wrong
         return False
 
@@ -37,7 +37,8 @@ def claim_workdir(
     """Make a workdir this run's: a new one, or one in which the same run was started.
 
     Writes ``config.json`` and ``classes.json``, the names of the classes in the order of the
-    logits. A workdir without a checkpoint is free, whatever ``config.json`` it has.
+    logits. A workdir without a checkpoint is free, whatever ``config.json`` it has, unless its
+    checkpoints are damaged.
 
     Args:
         workdir: the folder; made if it does not exist.
@@ -63,6 +64,8 @@ def claim_workdir(
             )
         if has_checkpoint(workdir):
             _check_same_run(workdir, settings, classes, resumable)
+        elif names := damaged(workdir / CHECKPOINTS):
+            raise none_left(workdir / CHECKPOINTS, names)
         if not write and not (workdir / CONFIG).exists():
             raise UserError(
                 f"The workdir {workdir} of this process is not that of the main process; give all "
