@@ -248,7 +248,7 @@ def test_average_comes_before_the_weights_and_a_checkpoint_last(tmp_path):
         )
         checkpoints.save(replicate(state))
         if step:
-            checkpoints._manager.wait_until_finished()
+            checkpoints.wait()
             assert bias() == step - 0.5 * bool(ema)
     checkpoints.close()
     convert.save_torch(tmp_path / "weights.safetensors", {"params": filled(3)})

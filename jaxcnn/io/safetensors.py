@@ -4,11 +4,12 @@ The ``safetensors`` package has no bfloat16 or float8 for numpy, and copies the 
 Files written here can be read by that package, and the other way round.
 """
 
+import hashlib
 import json
 import math
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -42,6 +43,7 @@ _DTYPES: dict[str, np.dtype] = {
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _MAX_HEADER = 100_000_000  # the package's own limit
 _ALIGNMENT = 64
+_CHECKSUM = "jaxcnn_sha256"  # in the metadata, which other programs ignore
 
 
 def read_safetensors(data: np.ndarray, path: str) -> dict[str, np.ndarray]:
@@ -58,6 +60,39 @@ def read_safetensors(data: np.ndarray, path: str) -> dict[str, np.ndarray]:
     def damaged(what: str) -> CheckpointError:
         return CheckpointError(f"{path} is damaged: {what}.")
 
+    header, content = _header(data, damaged)
+    header.pop("__metadata__", None)
+    return {name: _tensor(content, entry, name, damaged) for name, entry in header.items()}
+
+
+def verify_safetensors(path: str | os.PathLike[str]) -> bool:
+    """Check a file that :func:`write_safetensors` wrote against the checksum in it.
+
+    Returns:
+        Whether there is one; other programs, and earlier versions of this one, write none.
+
+    Raises:
+        CheckpointError: if the file is damaged.
+        OSError: if it cannot be read.
+    """
+
+    def damaged(what: str) -> CheckpointError:
+        return CheckpointError(f"{os.fspath(path)} is damaged: {what}.")
+
+    # An empty file cannot be mapped.
+    data = np.memmap(path, np.uint8, "r") if os.path.getsize(path) else np.zeros(0, np.uint8)
+    header, content = _header(data, damaged)
+    metadata = header.pop("__metadata__", None)
+    expected = metadata.get(_CHECKSUM) if isinstance(metadata, dict) else None
+    if expected is None:
+        return False
+    if _checksum(header, [content]) != expected:
+        raise damaged("its content is not what was written (SHA-256)")
+    return True
+
+
+def _header(data: np.ndarray, damaged: Any) -> tuple[dict[str, Any], np.ndarray]:
+    """The header of a file, and the bytes after it."""
     length = struct.unpack("<Q", data[:8].tobytes())[0] if data.size >= 8 else 0
     if not 0 < length <= min(_MAX_HEADER, data.size - 8):
         raise damaged("its header reaches past its end")
@@ -67,9 +102,19 @@ def read_safetensors(data: np.ndarray, path: str) -> dict[str, np.ndarray]:
         raise damaged("its header is not valid JSON") from error
     if not isinstance(header, dict):
         raise damaged("its header is not a table of tensors")
-    content = data[8 + length :]
-    header.pop("__metadata__", None)
-    return {name: _tensor(content, entry, name, damaged) for name, entry in header.items()}
+    return header, data[8 + length :]
+
+
+def _checksum(header: Mapping[str, Any], parts: Iterable[np.ndarray]) -> str:
+    """The SHA-256 of a header without its metadata, and of the bytes after it."""
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for part in parts:
+        digest.update(_bytes(part))
+    return digest.hexdigest()
+
+
+def _bytes(array: np.ndarray) -> memoryview:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def _tensor(content: np.ndarray, entry: Any, name: str, damaged: Any) -> np.ndarray:
@@ -92,6 +137,8 @@ def _tensor(content: np.ndarray, entry: Any, name: str, damaged: Any) -> np.ndar
 def write_safetensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:
     """Write a file that the ``safetensors`` package reads, completely or not at all.
 
+    Its metadata contain a checksum, for :func:`verify_safetensors`.
+
     Args:
         path: of the file; an existing file is replaced.
         tensors: by name.
@@ -100,7 +147,7 @@ def write_safetensors(path: str | os.PathLike[str], tensors: Mapping[str, np.nda
         CheckpointError: for a dtype that the format lacks.
         OSError: if the file cannot be written.
     """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {}
     offset = 0
     # Largest elements first, as the package does, so that every tensor is aligned.
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
@@ -113,10 +160,12 @@ def write_safetensors(path: str | os.PathLike[str], tensors: Mapping[str, np.nda
             "data_offsets": [offset, offset + array.nbytes],
         }
         offset += array.nbytes
+    checksum = _checksum(header, (array for _, array in ordered))
+    header = {"__metadata__": {"format": "pt", _CHECKSUM: checksum}} | header
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(len(text) + 8) % _ALIGNMENT)
 
     with atomic_write(path) as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for _, array in ordered:
-            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            file.write(_bytes(array))

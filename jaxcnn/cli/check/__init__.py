@@ -1,10 +1,11 @@
-"""``jaxcnn check``: what is installed, and whether it computes correctly on this machine."""
+"""``jaxcnn check``: whether this machine computes correctly, or whether a run's files are intact."""
 
 import argparse
 import contextlib
 import importlib.metadata
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxcnn.errors import UserError, one_sentence
@@ -43,26 +44,35 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Declare the command and its arguments."""
     parser = subparsers.add_parser(
         "check",
-        help="report what is installed, and test whether this machine computes correctly",
+        help="test whether this machine computes correctly, or a run's files are intact",
         description="Report Python, packages, devices, memory and folders; then run computations\n"
         "with known results (convolutions, reductions, batch norm, a training step) on\n"
         "each device, in a few seconds. Exit status 0: all results are right; 1: some\n"
-        "are wrong.",
-        epilog="example:\n  jaxcnn check",
+        "are wrong.\n\n"
+        "With --workdir, verify the checkpoints and weights of a run instead: that each\n"
+        "file is what was saved. Exit status 0: all are intact; 1: some are damaged.",
+        epilog="examples:\n  jaxcnn check\n  jaxcnn check --workdir runs/a",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--workdir", type=Path, metavar="RUN", help="the folder of a run of train.py"
     )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the report, then one line per check.
+    """Print the report, then one line per check; or one line per checkpoint of a run.
 
     Returns:
-        0 if all results are right, 1 if some are wrong.
+        0 if all results are right or all files intact, 1 if some are not.
 
     Raises:
-        UserError: if JAX cannot start.
+        UserError: if JAX cannot start, or the run has no checkpoint.
     """
+    if arguments.workdir is not None:
+        from jaxcnn.cli.check.workdir import check_workdir
+
+        return WRONG_RESULTS if check_workdir(arguments.workdir) else 0
     devices = _devices()
     from jaxcnn.cli.check import environment
 

@@ -1,0 +1,78 @@
+"""The checkpoints and weights of a run, verified without JAX."""
+
+import sys
+from pathlib import Path
+
+from jaxcnn.errors import CheckpointError, UserError
+from jaxcnn.io.manifest import DamagedError
+from jaxcnn.io.safetensors import verify_safetensors
+from jaxcnn.training.checkpoint_folder import damaged, saved_steps, unfinished_steps, verify
+from jaxcnn.training.workdir import CHECKPOINTS, EMA_WEIGHTS, WEIGHTS
+
+
+def check_workdir(workdir: Path) -> list[str]:
+    """Print one line per checkpoint and file of weights, and a sentence if some are damaged.
+
+    Returns:
+        The names of those that are damaged.
+
+    Raises:
+        UserError: if the folder is not that of a run with a checkpoint.
+    """
+    if not workdir.is_dir():
+        raise UserError(f"There is no folder {workdir}; give the --workdir of a run.")
+    directory = workdir / CHECKPOINTS
+    steps = saved_steps(directory)
+    old = damaged(directory)
+    if not steps and not old:
+        raise UserError(f"{workdir} has no checkpoint; give the --workdir of a run that has one.")
+    bad = [f"step {step}" for step in steps if not _is_intact(directory, step)]
+    for name in old:
+        _print(f"{CHECKPOINTS}/{name}", *_size(directory / name), "set aside: it is not used")
+    for step in unfinished_steps(directory):
+        _print(f"step {step}", 0, 0, "being saved, or cut off: it is not used")
+    bad += [name for name in (WEIGHTS, EMA_WEIGHTS) if not _are_intact(workdir / name)]
+    sys.stdout.flush()
+    if bad:
+        print(f"jaxcnn: damaged in {workdir}: {', '.join(bad)}.", file=sys.stderr)
+    elif not steps:
+        print(f"jaxcnn: all checkpoints of {workdir} were damaged.", file=sys.stderr)
+        return old
+    return bad
+
+
+def _is_intact(directory: Path, step: int) -> bool:
+    size = _size(directory / str(step))
+    try:
+        manifest = verify(directory, step)
+    except DamagedError as error:
+        if step not in saved_steps(directory):  # the run deleted it, for it has newer ones
+            return True
+        _print(f"step {step}", *size, f"DAMAGED: {error}")
+        return False
+    unverified = "not verified: an earlier version of jaxcnn saved it, without a manifest"
+    _print(f"step {step}", *size, "ok" if manifest else unverified)
+    return True
+
+
+def _are_intact(weights: Path) -> bool:
+    if not weights.is_file():
+        return True
+    try:
+        verified = verify_safetensors(weights)
+    except CheckpointError as error:
+        _print(weights.name, 1, weights.stat().st_size, f"DAMAGED: {error}")
+        return False
+    unverified = "not verified: an earlier version of jaxcnn wrote it, without a checksum"
+    _print(weights.name, 1, weights.stat().st_size, "ok" if verified else unverified)
+    return True
+
+
+def _size(folder: Path) -> tuple[int, int]:
+    """How many files are in a folder, and their bytes."""
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    return len(sizes), sum(sizes)
+
+
+def _print(name: str, files: int, size: int, verdict: str) -> None:
+    print(f"{name:23} {files:4} files {size:16,} bytes  {verdict}", flush=True)
