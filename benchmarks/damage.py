@@ -123,8 +123,8 @@ def damages(folder: Path, other: Path) -> Iterator[Damage]:
             twin = near[0][1]
             yield "swap", f"{name} and {twin}", lambda p=(path, twin): swapped(*p)
             if twin.name != path.name:
-                added = path.parent / twin.name
-                yield "add", str(added), lambda p=(added, twin.read_bytes()): replaced(*p)
+                added = path.parent / twin.name, twin.read_bytes()
+                yield "add", str(twin), lambda p=added: replaced(*p)
     yield "swap", "the folders", lambda p=(folder, other): swapped(*p)
 
 
@@ -170,9 +170,7 @@ def main() -> None:
         for kind, _, damage in damages(directory / "2", directory / "1"):
             with damage():
                 ours = outcome(lambda: checkpoints.restore(state, 2), state)
-                alone = outcome(
-                    lambda: manager.restore(2, args=ocp.args.StandardRestore()), saved
-                )
+                alone = outcome(lambda: manager.restore(2, args=ocp.args.StandardRestore()), saved)
             counts["train.py"][kind, ours] += 1
             counts["Orbax alone"][kind, alone] += 1
         assert outcome(lambda: checkpoints.restore(state, 2), state) == "loaded, as it was saved"

@@ -1,4 +1,4 @@
-"""``jaxcnn check``: whether this machine computes correctly, or whether a run's files are intact."""
+"""``jaxcnn check``: whether this machine computes correctly, or a run's files are intact."""
 
 import argparse
 import contextlib
