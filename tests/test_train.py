@@ -179,6 +179,87 @@ EVERYTHING_THAT_IS_RESUMED = (
 )
 
 
+def flip_a_bit(workdir: pathlib.Path, step: int) -> None:
+    """Of the arrays of a checkpoint."""
+    files = (workdir / "checkpoints" / str(step)).rglob("d/*")
+    path = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_damaged_checkpoint_is_set_aside_and_the_run_ends_as_it_did(train, trained, tmp_path):
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    flip_a_bit(workdir, 44)
+    result = train(*QUICK, f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
+    assert "Resuming from step 22 of 44." in result.stdout
+    assert re.fullmatch(
+        rf"The checkpoint of step 44 in {workdir}/checkpoints is damaged: the content of "
+        r"default/\S+ has changed \(SHA-256\)\. It was renamed to 44\.damaged, and the one before "
+        r"it is used\.\n",
+        result.stderr,
+    )
+    same_results(trained, workdir)
+    assert lines(trained, "train")[-1]["loss"] == lines(workdir, "train")[-1]["loss"]
+    folders = {path.name for path in (workdir / "checkpoints").iterdir()}
+    assert folders == {"22", "44", "44.damaged"}
+
+
+def test_run_on_a_disk_that_fills_up_ends_with_a_sentence_and_goes_on_later(train, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1100k", "tmpfs", disk]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root may mount a tmpfs")
+    flags = (*QUICK, "--config.num_epochs=4", f"--workdir={disk / 'run'}")
+    checkpoints = disk / "run" / "checkpoints"
+    try:
+        result = train(*flags)
+        steps = sorted(int(path.name) for path in checkpoints.iterdir())  # nothing unfinished
+        assert steps in ([22], [22, 44])
+        check_refusal(
+            result,
+            f"The checkpoint of step {steps[-1] + 22} could not be saved in {checkpoints} (No "
+            f"space left on device); that of step {steps[-1]} is kept. Make room on the disk, and "
+            f"start the same command again.",
+        )
+        subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
+        result = train(*flags)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert f"Resuming from step {steps[-1]} of 88." in result.stdout
+        assert [line["epoch"] for line in lines(disk / "run", "eval")] == [1, 2, 3, 4]
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+@pytest.mark.slow
+def test_processes_agree_on_damaged_checkpoints_and_failed_saves(data_dir, trained, tmp_path):
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    checkpoints = workdir / "checkpoints"
+    flags = (*QUICK, f"--workdir={workdir}")
+    for step in (22, 44):
+        flip_a_bit(workdir, step)
+    for stderr in refusals_of_two_processes(flags, data_dir):
+        assert stderr.endswith("start over in another --workdir.\n") and "Traceback" not in stderr
+    (checkpoints / "22.damaged").rename(checkpoints / "22")
+    flip_a_bit(workdir, 22)  # back to what it was
+    (checkpoints / "unfinished").write_bytes(b"")  # where a folder must be
+    for stderr in refusals_of_two_processes(flags, data_dir):
+        assert "step 44 could not be saved" in stderr and "Traceback" not in stderr
+    (checkpoints / "unfinished").unlink()
+    shutil.copytree(checkpoints / "22", checkpoints / "44")  # damaged
+    address = f"--coordinator_address=localhost:{free_port()}"
+    first, _ = run_two_processes(
+        flags,
+        data_dir,
+        flags=lambda number: (address, "--num_processes=2", f"--process_id={number}"),
+        environ=lambda number: {},
+    )
+    assert "Resuming from step 22 of 44." in first
+    assert final_params(workdir)["step"] == 44
+
+
 @pytest.mark.slow
 def test_killed_run_resumes_from_its_last_checkpoint(train, data_dir, tmp_path):
     flags = EVERYTHING_THAT_IS_RESUMED

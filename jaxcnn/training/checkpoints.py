@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -385,9 +386,18 @@ def _manager(directory: Path, *, read_only: bool = False) -> ocp.CheckpointManag
 
 @functools.cache
 def _silence_orbax() -> None:
-    """Do not print the tracebacks that Orbax logs of errors which it raises as well."""
+    """Do not print the tracebacks of errors that Orbax and TensorStore raise as well."""
     folder = os.path.dirname(ocp.__file__)
     logging.getLogger("absl").addFilter(lambda record: not record.pathname.startswith(folder))
+    print_exception = sys.excepthook
+
+    def excepthook(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
+        # Where one array fails, Orbax closes its event loop while TensorStore's threads, whose
+        # errors end here, still announce the others.
+        if str(error) != "Event loop is closed":
+            print_exception(kind, error, traceback)
+
+    sys.excepthook = excepthook
 
 
 def _errno(error: BaseException) -> int | None:

@@ -1,13 +1,20 @@
 """``metrics.jsonl`` and TensorBoard events."""
 
+import contextlib
+import errno
 import json
-from collections.abc import Callable
+import os
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
 
+from jaxcnn.errors import UserError
 from jaxcnn.io.atomic import atomic_write
 from jaxcnn.training.workdir import METRICS, TENSORBOARD
 
@@ -22,6 +29,9 @@ class MetricsWriter:
         workdir: an existing folder.
         start_step: the step from which the run resumes; 0 for a new one.
         report: called with a sentence if lines were dropped because they cannot be read.
+
+    Raises:
+        UserError: if the files cannot be written.
     """
 
     def __init__(
@@ -30,17 +40,21 @@ class MetricsWriter:
         start_step: int = 0,
         report: Callable[[str], None] = lambda sentence: None,
     ):
-        path = workdir / METRICS
-        lines, damaged = read_lines(path)
+        self._path = workdir / METRICS
+        lines, damaged = read_lines(self._path)
         if damaged:
-            report(f"Dropped {damaged} line(s) of {path} that cannot be read.")
+            report(f"Dropped {damaged} line(s) of {self._path} that cannot be read.")
         kept = [line for line in lines if line["step"] <= start_step]
-        with atomic_write(path) as file:
-            file.write("".join(_dump(line) for line in kept).encode())
-        self._file = path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(
-            str(workdir / TENSORBOARD), purge_step=start_step + 1 if start_step else None
-        )
+        with self._writing():
+            with atomic_write(self._path) as file:
+                file.write("".join(_dump(line) for line in kept).encode())
+            self._file = self._path.open("ab", buffering=0)  # whole lines, or an error
+            # Not a SummaryWriter, whose thread dies on a full disk and leaves the loop waiting.
+            (workdir / TENSORBOARD).mkdir(exist_ok=True)
+            self._events = EventsWriter(str(workdir / TENSORBOARD / "events"))
+            if start_step:  # what an earlier process wrote after this step is not shown
+                log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+                self._add_event(start_step + 1, session_log=log)
 
     def write(self, step: int, epoch: float, split: str, **values: float | int) -> None:
         """Write one line.
@@ -50,12 +64,17 @@ class MetricsWriter:
             epoch: number of epochs, with its fraction.
             split: ``"train"``, ``"eval"`` or ``"eval_ema"``.
             **values: ``loss``, ``top1``, ...
+
+        Raises:
+            UserError: if the disk is full or is not there any more.
         """
-        self._file.write(_dump({"step": step, "epoch": epoch, "split": split, **values}))
-        self._file.flush()
-        for name, value in values.items():
-            self._events.add_scalar(f"{split}/{name}", value, step)
-        self._events.flush()
+        with self._writing():
+            line = _dump({"step": step, "epoch": epoch, "split": split, **values}).encode()
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            for name, value in values.items():
+                self._add_event(step, summary=summary.scalar(f"{split}/{name}", value))
+            self._events.flush()
 
     def write_image(self, step: int, name: str, image: np.ndarray) -> None:
         """Write an image for TensorBoard.
@@ -64,14 +83,33 @@ class MetricsWriter:
             step: number of steps taken so far.
             name: of the image.
             image: ``[H, W, 1 or 3]`` uint8.
+
+        Raises:
+            UserError: if the disk is full or is not there any more.
         """
-        self._events.add_image(name, image, step, dataformats="HWC")
-        self._events.flush()
+        with self._writing():
+            self._add_event(step, summary=summary.image(name, image, dataformats="HWC"))
+            self._events.flush()
 
     def close(self) -> None:
         """Close the files."""
         self._file.close()
-        self._events.close()
+        with contextlib.suppress(OSError):  # of a write that has failed before, and was reported
+            self._events.close()
+
+    def _add_event(self, step: int, **content: Any) -> None:
+        self._events.write_event(event_pb2.Event(wall_time=time.time(), step=step, **content))
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Report an OSError within the block as a UserError."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self._path.parent} cannot be written ({error.strerror}); what was "
+                f"saved is kept. Make room, and start the same command again."
+            ) from error
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
