@@ -1,8 +1,10 @@
 """Checkpoints that are damaged, cut off, or cannot be saved: found, named, and never loaded."""
 
 import collections
+import contextlib
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 import pathlib
@@ -33,6 +35,7 @@ from jaxcnn.io.safetensors import verify_safetensors
 from jaxcnn.training.checkpoint_folder import METADATA, UNFINISHED, saved_steps, verify
 from jaxcnn.training.checkpoints import Checkpoints, newest_variables
 from jaxcnn.training.devices import replicate
+from jaxcnn.training.metrics import MetricsWriter, read_metrics
 from jaxcnn.training.step import TrainState
 from jaxcnn.training.workdir import claim_workdir, has_checkpoint
 
@@ -314,10 +317,10 @@ def disk(tmp_path) -> Iterator[pathlib.Path]:
         subprocess.run(["umount", "-l", folder], check=True)
 
 
-def fill(disk: pathlib.Path) -> pathlib.Path:
+def fill(disk: pathlib.Path, pages: int = 5) -> pathlib.Path:
     """Leave hardly any room."""
     status = os.statvfs(disk)
-    (disk / "other").write_bytes(bytes((status.f_bavail - 5) * status.f_frsize))
+    (disk / "other").write_bytes(bytes((status.f_bavail - pages) * status.f_frsize))
     return disk / "other"
 
 
@@ -359,6 +362,38 @@ def test_save_on_a_read_only_disk_is_an_error(disk):
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     with pytest.raises(UserError, match=r"is damaged, and cannot be renamed .*\(Read-only"):
         resumed(disk / "checkpoints")
+
+
+def test_lost_mount_is_an_error(disk):
+    with Checkpoints(disk / "checkpoints") as checkpoints:
+        subprocess.run(["umount", "-l", disk], check=True)
+        checkpoints.save(replicate(state(22)))
+        with pytest.raises(UserError, match=r"step 22 could not be saved .*\(No such file"):
+            checkpoints.wait()
+    assert os.listdir(disk) == []
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", disk], check=True)  # for the fixture
+
+
+def test_workdir_that_cannot_be_written_is_an_error(disk):
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    with pytest.raises(UserError, match=r"cannot be used \(Read-only file system\)"):
+        claim_workdir(disk / "run", {"seed": 1}, ["a"])
+    with pytest.raises(UserError, match=r"other cannot be made \(Read-only file system\)"):
+        Checkpoints(disk / "other")
+
+
+def test_full_disk_is_an_error_of_the_metrics_too(disk):
+    with contextlib.closing(MetricsWriter(disk)) as writer:
+        writer.write(1, 1, "train", loss=1.0)
+        other = fill(disk, pages=0)
+        with pytest.raises(UserError, match=rf"{disk} cannot be written \(No space left on device"):
+            for step in range(2, 100):
+                writer.write(step, step, "train", loss=1.0)
+    other.unlink()
+    assert read_metrics(disk / "metrics.jsonl")
+    with contextlib.closing(MetricsWriter(disk, start_step=1)) as writer:
+        writer.write(2, 2, "train", loss=1.0)
+    assert [line["step"] for line in read_metrics(disk / "metrics.jsonl")] == [1, 2]
 
 
 def test_failed_save_does_not_hide_another_error(saved):
@@ -500,6 +535,21 @@ def test_weights_have_a_checksum_that_other_programs_ignore(tmp_path):
         verify_safetensors(path)
     safetensors.save_file({"a": np.zeros(2)}, path)
     assert not verify_safetensors(path)
+
+
+def test_manifest_of_a_newer_version_is_not_damage(saved):
+    manifest = saved / "22" / MANIFEST
+    entries = json.loads(manifest.read_bytes()) | {"format": 2}
+    del entries["sha256"]
+    entries["sha256"] = hashlib.sha256(as_json(entries)).hexdigest()
+    manifest.write_bytes(as_json(entries))
+    with pytest.raises(UserError, match="from a newer version of jaxcnn"):
+        resumed(saved)
+    assert names(saved) == {"11", "22"}
+
+
+def as_json(entries: dict) -> bytes:
+    return (json.dumps(entries, indent=1, sort_keys=True) + "\n").encode()
 
 
 def test_manifest_is_json_for_other_programs(saved):

@@ -101,6 +101,7 @@ def read_manifest(folder: Path) -> Manifest:
 
     Raises:
         DamagedError: if it is missing or damaged.
+        CheckpointError: if a newer version wrote it.
         OSError: if it cannot be read for another reason.
     """
     try:
@@ -111,20 +112,21 @@ def read_manifest(folder: Path) -> Manifest:
         raise _damage(error, MANIFEST) from error
     try:
         entries = json.loads(content)
-        manifest = Manifest(
-            entries["step"],
-            {name: File(**entry) for name, entry in entries["files"].items()},
-            {
-                name: Array(tuple(entry.pop("shape")), **entry)
-                for name, entry in entries["arrays"].items()
-            },
-        )
-        intact = type(manifest.step) is int and content == _dump(manifest)
+        checksum = entries.pop("sha256")
+        if content != _json(entries | {"sha256": checksum}) or checksum != _checksum(entries):
+            raise DamagedError(f"{MANIFEST} is damaged")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DamagedError(f"{MANIFEST} is damaged") from error
-    if not intact:
-        raise DamagedError(f"{MANIFEST} is damaged")
-    return manifest
+    if entries["format"] != _FORMAT:
+        raise CheckpointError(
+            f"{folder / MANIFEST} is from a newer version of jaxcnn; use that version."
+        )
+    arrays = {
+        name: Array(tuple(entry["shape"]), entry["dtype"], entry["sha256"])
+        for name, entry in entries["arrays"].items()
+    }
+    files = {name: File(**entry) for name, entry in entries["files"].items()}
+    return Manifest(entries["step"], files, arrays)
 
 
 def verify_files(folder: Path, manifest: Manifest) -> None:
@@ -219,8 +221,11 @@ def _damage(error: OSError, name: str) -> Exception:
 
 def _dump(manifest: Manifest) -> bytes:
     entries = {"format": _FORMAT} | dataclasses.asdict(manifest)
-    checksum = hashlib.sha256(_json(entries)).hexdigest()
-    return _json(entries | {"sha256": checksum})
+    return _json(entries | {"sha256": _checksum(entries)})
+
+
+def _checksum(entries: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_json(entries)).hexdigest()
 
 
 def _json(value: Any) -> bytes:

@@ -31,7 +31,11 @@ _STEP = re.compile(r"0|[1-9][0-9]*")
 
 
 def saved_steps(directory: Path) -> list[int]:
-    """The steps of all checkpoints in a folder, rising; none if there is no folder."""
+    """The steps of all checkpoints in a folder, rising; none if there is no folder.
+
+    Raises:
+        UserError: if the folder cannot be read.
+    """
     return sorted(int(name) for name in _names(directory) if _STEP.fullmatch(name))
 
 
@@ -66,7 +70,9 @@ def verify(directory: Path, step: int) -> Manifest | None:
             raise DamagedError(f"its {MANIFEST} is that of step {manifest.step}")
         verify_files(folder, manifest)
     except OSError as error:
-        raise UserError(f"{folder} cannot be read ({error.strerror}).") from error
+        raise UserError(
+            f"The checkpoint {folder} cannot be read ({error.strerror}); it is left as it is."
+        ) from error
     return manifest
 
 
@@ -126,3 +132,5 @@ def _names(directory: Path) -> list[str]:
             return [entry.name for entry in entries if entry.is_dir()]
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise UserError(f"{directory} cannot be read ({error.strerror}).") from error

@@ -59,12 +59,20 @@ class Checkpoints:
     As a context manager it waits at the end of the block for the last checkpoint to be on disk.
 
     Args:
-        directory: the folder; made when something is saved, if it does not exist.
+        directory: the folder; made if it does not exist.
         keep: how many of the last checkpoints are kept.
         report: called on the main process with a sentence about what was found damaged.
+
+    Raises:
+        UserError: if the folder cannot be made.
     """
 
     def __init__(self, directory: Path, *, keep: int = 3, report: Callable[[str], None] = warn):
+        try:
+            if distributed.is_main_process():
+                directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{directory} cannot be made ({error.strerror}).") from error
         self._directory = directory
         self._keep = keep
         self._report = report
@@ -225,8 +233,11 @@ class Checkpoints:
             return
         if isinstance(error, UserError) or not isinstance(error, Exception):
             raise error
-        newest = self.latest_step
-        kept = "there is no other yet" if newest is None else f"that of step {newest} is kept"
+        try:
+            newest = self.latest_step
+            kept = "there is no other yet" if newest is None else f"that of step {newest} is kept"
+        except UserError:
+            kept = "nor can those before it be read"
         raise UserError(
             f"The checkpoint of step {step} could not be saved in {self._directory} "
             f"({_reason(error)}); {kept}. {_remedy(error)}, and start the same command again."
@@ -237,7 +248,9 @@ class Checkpoints:
         arrays = {name: summarize(leaf) for name, leaf in _by_path(tree).items()}
         unfinished = self._directory / UNFINISHED
         shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True, exist_ok=True)
+        unfinished.mkdir(
+            exist_ok=True
+        )  # and not the folder: where a mount is lost, it is not there
         try:
             with _manager(unfinished) as manager:
                 manager.save(
@@ -389,15 +402,15 @@ def _silence_orbax() -> None:
     """Do not print the tracebacks of errors that Orbax and TensorStore raise as well."""
     folder = os.path.dirname(ocp.__file__)
     logging.getLogger("absl").addFilter(lambda record: not record.pathname.startswith(folder))
-    print_exception = sys.excepthook
+    report = sys.unraisablehook
 
-    def excepthook(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
-        # Where one array fails, Orbax closes its event loop while TensorStore's threads, whose
-        # errors end here, still announce the others.
-        if str(error) != "Event loop is closed":
-            print_exception(kind, error, traceback)
+    def unraisablehook(error: Any) -> None:
+        # Where one array fails, Orbax closes its event loop while TensorStore's threads, which
+        # have nobody to raise to, still announce the others.
+        if str(error.exc_value) != "Event loop is closed":
+            report(error)
 
-    sys.excepthook = excepthook
+    sys.unraisablehook = unraisablehook
 
 
 def _errno(error: BaseException) -> int | None:

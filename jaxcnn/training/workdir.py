@@ -22,7 +22,7 @@ def has_checkpoint(workdir: Path) -> bool:
     """Whether a run has saved its state in a workdir."""
     try:
         return bool(saved_steps(workdir / CHECKPOINTS))
-    except OSError:  # claim_workdir tells what is wrong
+    except UserError:  # claim_workdir tells what is wrong
         return False
 
 

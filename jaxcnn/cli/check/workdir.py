@@ -1,5 +1,6 @@
 """The checkpoints and weights of a run, verified without JAX."""
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -60,6 +61,8 @@ def _are_intact(weights: Path) -> bool:
         return True
     try:
         verified = verify_safetensors(weights)
+    except OSError as error:
+        raise UserError(f"{weights} cannot be read ({error.strerror}).") from error
     except CheckpointError as error:
         _print(weights.name, 1, weights.stat().st_size, f"DAMAGED: {error}")
         return False
@@ -70,7 +73,9 @@ def _are_intact(weights: Path) -> bool:
 
 def _size(folder: Path) -> tuple[int, int]:
     """How many files are in a folder, and their bytes."""
-    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    sizes = []
+    with contextlib.suppress(OSError):  # a run may be deleting it
+        sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
     return len(sizes), sum(sizes)
 
 
