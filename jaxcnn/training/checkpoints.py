@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -260,7 +261,11 @@ class Checkpoints:
             (unfinished / str(step)).rename(self._directory / str(step))
             sync_folder(self._directory)
         except BaseException:
-            shutil.rmtree(unfinished, ignore_errors=True)  # which may be what the disk lacks
+            # Its room may be what the disk lacks. More than once: TensorStore's threads write on
+            # for a while. What they leave is removed by the next save.
+            for _ in range(5):
+                shutil.rmtree(unfinished, ignore_errors=True)
+                time.sleep(0.02)
             raise
         for old in saved_steps(self._directory)[: -self._keep]:
             try:
@@ -402,6 +407,10 @@ def _silence_orbax() -> None:
     """Do not print the tracebacks of errors that Orbax and TensorStore raise as well."""
     folder = os.path.dirname(ocp.__file__)
     logging.getLogger("absl").addFilter(lambda record: not record.pathname.startswith(folder))
+    # Where several arrays fail, Orbax raises the first error and drops the others.
+    logging.getLogger("asyncio").addFilter(
+        lambda record: not record.getMessage().startswith("Task exception was never retrieved")
+    )
     report = sys.unraisablehook
 
     def unraisablehook(error: Any) -> None:
