@@ -175,8 +175,8 @@ def test_damaged_checkpoint_is_named_and_set_aside_and_the_one_before_is_used(ca
     sentences = []
     assert_equal(resumed(saved, sentences.append), 11)
     (sentence,) = sentences
-    match = f"The checkpoint of step 22 in {saved} is damaged: .*{reason}.* renamed to 22.damaged,"
-    assert re.search(match, sentence), sentence
+    match = rf"The checkpoint of step 22 in {saved} is damaged: .*{reason}.*\. It was renamed to "
+    assert re.fullmatch(match + r"22\.damaged\.", sentence), sentence
     assert {"11", "22.damaged"} <= names(saved) and "22" not in names(saved)
     assert sorted(os.listdir(saved / "22.damaged")) == content  # nothing was deleted
     assert_equal(resumed(saved), 11)  # the second time there is nothing to say

@@ -193,6 +193,7 @@ class Checkpoints:
             if step < 0:
                 return None
 
+            # Returns damage, for that is not the end on any process.
             def read(step: int = step, found: Any = found) -> TrainState | DamagedError:
                 try:
                     manifest = found[1] if found else verify(self._directory, step)
@@ -249,9 +250,8 @@ class Checkpoints:
         arrays = {name: summarize(leaf) for name, leaf in _by_path(tree).items()}
         unfinished = self._directory / UNFINISHED
         shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(
-            exist_ok=True
-        )  # and not the folder: where a mount is lost, it is not there
+        # Without its parents, which are missing where a mount was lost.
+        unfinished.mkdir(exist_ok=True)
         try:
             with _manager(unfinished) as manager:
                 manager.save(
@@ -297,7 +297,7 @@ class Checkpoints:
         name = set_aside(self._directory, step)
         self._report(
             f"The checkpoint of step {step} in {self._directory} is damaged: {reason}. It was "
-            f"renamed to {name}, and the one before it is used."
+            f"renamed to {name}."
         )
 
     def _read(self, like: TrainState, step: int, manifest: Manifest | None) -> TrainState:
