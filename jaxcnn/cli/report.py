@@ -1,6 +1,7 @@
 """``jaxcnn report``: a page that compares runs; and the pictures in the workdir of a run."""
 
 import argparse
+import functools
 import os
 import signal
 from collections.abc import Sequence
@@ -58,8 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     names = _names(folders)
     title = names[0] if len(names) == 1 else f"{len(names)} runs"
-    runs = map(read_run, tqdm(folders, unit="run", leave=False, disable=None), names)
-    page = report_html(runs, title=f"jaxcnn report: {title}").encode()
+    runs = list(map(read_run, folders, names))
+    progress = functools.partial(tqdm, unit="run", leave=False, disable=None)
+    page = report_html(runs, title=f"jaxcnn report: {title}", progress=progress).encode()
     # An exception on Ctrl-C, not an exit: a file half written is removed.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

@@ -5,7 +5,7 @@ import dataclasses
 import html
 import json
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -134,22 +134,27 @@ def mistakes_png(run: Run, dpi: int) -> bytes:
     return figure_png(figure, dpi)
 
 
-def report_html(runs: Iterable[Run], *, title: str) -> str:
+def report_html(
+    runs: Sequence[Run],
+    *,
+    title: str,
+    progress: Callable[[Sequence[Run]], Iterable[Run]] = iter,
+) -> str:
     """Compare runs in an HTML page.
 
     Args:
         runs: at least one.
         title: of the page.
+        progress: iterates over the runs while their pictures are drawn, such as ``tqdm``.
 
     Returns:
         The page: it refers to no other file.
     """
-    runs = list(runs)
     parts = [f"<h1>{_escape(title)}</h1>", _final_figures(runs)]
     if len(runs) > 1:
         parts.append(_differences(runs))
     parts.append(_curves(runs))
-    parts += [_section(number, run) for number, run in enumerate(runs)]
+    parts += [_section(number, run) for number, run in enumerate(progress(runs))]
     parts.append(_settings(runs))
     body = "\n".join(parts)
     return f"""<!DOCTYPE html>
