@@ -294,7 +294,10 @@ def _section(number: int, run: Run) -> str:
     """What belongs to one run only."""
     parts = [f'<section id="run{number}">\n<h2>{_escape(run.name)}</h2>']
     if run.evaluated is None:
-        parts.append("<p class=note>No evaluation at the end of the run yet.</p>")
+        parts.append(
+            "<p class=note>No confusions and mistakes: the run has not ended, or was "
+            "trained by an earlier version.</p>"
+        )
     else:
         parts.append(_confusion(run))
         parts.append("<h3>Worst mistakes</h3>")
