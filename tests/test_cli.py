@@ -157,7 +157,7 @@ for command in {[[], *([c] for c in COMMANDS)]!r}:
         main([*command, "--help"])
     except SystemExit as exit:
         assert exit.code == 0, exit.code
-heavy = {{"jax", "flax", "numpy", "tensorflow", "torch"}} & set(sys.modules)
+heavy = {{"jax", "flax", "numpy", "tensorflow", "torch", "matplotlib"}} & set(sys.modules)
 assert not heavy, heavy
 """
     out = subprocess.run(

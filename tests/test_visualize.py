@@ -1,5 +1,6 @@
 """Looking inside: every family, what the methods promise, and the command."""
 
+import json
 import re
 import subprocess
 import sys
@@ -9,10 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from processes import ROOT
+from processes import ROOT, documented_commands, run_documented
 
 from jaxcnn import cli, convert, models, visualize
+from jaxcnn.data.source import open_source
 from jaxcnn.errors import UserError
+from jaxcnn.training.build import make_model
+from jaxcnn.training.config import as_json, open_config, resolve
 from jaxcnn.visualize.layers import default_map, layer_shapes, seen_by
 from jaxcnn.visualize.rules import DECONVNET, GUIDED, with_rules
 
@@ -117,12 +121,13 @@ def test_occlusion_is_the_prediction_for_covered_images(lenet):
 
 def test_maximize_excites_what_it_is_asked_for(lenet):
     model, variables, _ = lenet
-    image, value = visualize.maximize(model, variables, (32, 32, 1), unit=3, steps=60)
-    assert image.shape == (32, 32, 1) and 0 <= image.min() and image.max() <= 1
-    logits = model.apply(variables, image[None])[0]
-    np.testing.assert_allclose(value, logits[3], rtol=1e-4)
-    start, _ = visualize.maximize(model, variables, (32, 32, 1), unit=3, steps=0)
-    assert value > model.apply(variables, start[None])[0, 3] + 0.03
+    shape, units = (32, 32, 1), [3, 7]
+    images, values = visualize.maximize(model, variables, shape, units, steps=60)
+    assert images.shape == (2, *shape) and 0 <= images.min() and images.max() <= 1
+    logits = model.apply(variables, images)
+    np.testing.assert_allclose(values, logits[[0, 1], units], rtol=1e-4)
+    start, _ = visualize.maximize(model, variables, shape, units, steps=0)
+    assert (values > model.apply(variables, start)[[0, 1], units] + 0.03).all()
 
 
 def test_smooth_saliency_without_noise_is_saliency(lenet):
@@ -140,7 +145,7 @@ def test_smooth_saliency_without_noise_is_saliency(lenet):
         (lambda *n: visualize.saliency(*n, 10), "class 10 does not exist"),
         (lambda m, v, x: visualize.occlusion(m, v, x[0], size=40), "does not fit"),
         (lambda m, v, x: visualize.top_activations(m, v, [], "conv1"), "no images"),
-        (lambda m, v, x: visualize.maximize(m, v, (32, 32, 1), unit=10), "unit 10"),
+        (lambda m, v, x: visualize.maximize(m, v, (32, 32, 1), [10]), "class 10"),
     ],
 )
 def test_what_does_not_exist_is_refused(call, words, lenet):
@@ -285,3 +290,32 @@ def test_the_command_runs_as_a_process(files, tmp_path):
     )
     assert (result.returncode, result.stderr) == (0, "")
     assert png_size(tmp_path / "picture.png")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, data_dir):
+    """What is left of the run that the documentation shows, on digits and not trained."""
+    config = resolve(open_config("vgg", "digits"))
+    config.model_args.blocks = ((1, 32), (1, 64), (2, 128))
+    config.model_args.batch_norm = True
+    folder = tmp_path_factory.mktemp("documented")
+    workdir = folder / "runs" / "vgg"
+    workdir.mkdir(parents=True)
+    (workdir / "config.json").write_text(json.dumps(as_json(config)))
+    (workdir / "classes.json").write_text(json.dumps([str(digit) for digit in range(10)]))
+    model = make_model(config, 10)
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
+    convert.save_torch(workdir / "weights.safetensors", variables)
+    open_source("digits", "test", data_dir)  # prepares it
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", documented_commands("docs/looking-inside.md", "visualize"))
+def test_documented_commands(line, run, data_dir):
+    kind = line.split()[2]
+    light = line.replace("--steps 256", "--steps 2")
+    more = "" if kind in ("filters", "maximize") else f" --data_dir {data_dir}"
+    result = run_documented(light + more, {}, run, {}, heavy=("tensorflow", "torch"))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert png_size(run / f"{kind}.png")

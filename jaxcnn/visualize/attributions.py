@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxcnn.errors import UserError
 from jaxcnn.models.classifier import Classifier
-from jaxcnn.visualize.layers import apply_to_layer, check_layer, default_map
+from jaxcnn.visualize.layers import apply_to_layer, check_classes, check_layer, default_map
 from jaxcnn.visualize.rules import GUIDED, Rules, with_rules
 
 Classes = int | np.ndarray | jax.Array | None
@@ -295,7 +295,7 @@ def occlusion(
 
     probabilities, sums = outputs(variables, image[None])
     label = int(jnp.argmax(probabilities[0])) if label is None else label
-    _check_classes(model, np.asarray([label]))
+    check_classes(model, [label])
     channel = int(jnp.argmax(sums[0]))
     # The square's centre goes over the whole image.
     top, left = (np.arange(0, length, stride) - size // 2 for length in (height, width))
@@ -338,16 +338,8 @@ def _classes(
     if classes is None:
         return predicted(model, variables, images)
     classes = np.broadcast_to(np.asarray(classes), (len(images),))
-    _check_classes(model, classes)
+    check_classes(model, classes.tolist())
     return jnp.asarray(classes)
-
-
-def _check_classes(model: Classifier, classes: np.ndarray) -> None:
-    if unknown := [int(c) for c in classes if not 0 <= c < model.num_classes]:
-        raise UserError(
-            f"class {unknown[0]} does not exist: the network has the classes 0 to "
-            f"{model.num_classes - 1}."
-        )
 
 
 @functools.lru_cache(maxsize=8)

@@ -61,7 +61,7 @@ def seen_by(
     fields = row.receptive_field
     if (
         fields is None
-        or any(row.sees_all)
+        or any(shared is not None for shared in row.shared_field)
         or any(f.size >= length for f, length in zip(fields, size, strict=True))
     ):
         return np.tile((0, 0, *size), (len(positions), 1))
@@ -111,6 +111,20 @@ def check_units(layer: str, shape: Sequence[int], units: Iterable[int]) -> None:
         if not 0 <= unit < shape[-1]:
             raise UserError(
                 f"unit {unit} does not exist: layer {layer!r} has the units 0 to {shape[-1] - 1}."
+            )
+
+
+def check_classes(model: Classifier, classes: Iterable[int]) -> None:
+    """Check that a network has some classes.
+
+    Raises:
+        UserError: for the first that it does not have.
+    """
+    for number in classes:
+        if not 0 <= number < model.num_classes:
+            raise UserError(
+                f"class {number} does not exist: the network has the classes 0 to "
+                f"{model.num_classes - 1}."
             )
 
 

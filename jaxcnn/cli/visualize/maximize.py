@@ -51,19 +51,22 @@ def run(arguments: argparse.Namespace) -> int:
     layer = arguments.layer
     count = check_layer(used.model, (1, *shape), layer)[-1] if layer else len(used.classes)
     chosen = [label] if label is not None else units or list(range(min(8, count)))
-    found, names = [], []
-    for unit in tqdm(chosen, unit="image", disable=True if len(chosen) == 1 else None, leave=False):
-        image, value = visualize.maximize(
+    hidden = None if arguments.steps > 1 else True
+    with tqdm(total=arguments.steps, unit="step", disable=hidden, leave=False) as bar:
+        found, values = visualize.maximize(
             used.model,
             used.variables,
             shape,
+            chosen,
             layer=layer,
-            unit=unit,
             normalize=used.normalize,
             steps=arguments.steps,
             seed=arguments.seed,
+            report=bar.update,
         )
-        found.append(image)
-        names.append(f"{f'unit {unit}' if layer else used.classes[unit]}: {value:.3g}")
+    names = [
+        f"{f'unit {unit}' if layer else used.classes[unit]}: {value:.3g}"
+        for unit, value in zip(chosen, values, strict=True)
+    ]
     title = f"{used.name}: {layer or 'class scores'}, maximised"
     return shared.write(figures.maximal(found, names, title), arguments.out)
