@@ -35,6 +35,7 @@ from jaxcnn.models.layers import (
     flatten,
     max_pool,
 )
+from jaxcnn.models.resnet import BasicBlock, ResNet
 from jaxcnn.models.shufflenet_v2 import channel_shuffle
 
 # --- receptive fields, measured
@@ -75,13 +76,12 @@ class Everything(Classifier):
 
 TINY = {
     "everything": (Everything(num_classes=3), (48, 93)),
-    "convnext": (ConvNeXt((8, 8), (1, 1), num_classes=3), (64, 64)),
+    "convnext": (ConvNeXt((8,), (1,), num_classes=3), (48, 48)),
     "densenet": (DenseNet(8, (2, 1), 16, num_classes=3), (64, 64)),
-    "lenet5": (models.lenet5(num_classes=3), (32, 32)),
     "regnet": (models.anynet(depths=(1, 1), widths=(16, 32), group_widths=(8, 8)), (64, 64)),
 }
-# Of each family, an image size that its smallest network takes and, for those with many poolings,
-# a number of images.
+# Of some families, an image size (which the network accepts, and of which its strides leave no rest:
+# a unit at the border would see less) and, for much pooling, a number of images.
 SIZES = {
     "alexnet": (127,),
     "alexnet_original": (131,),
@@ -89,6 +89,7 @@ SIZES = {
     "inception_v3": (139,),
     "lenet5": (32,),
     "nin": (131, 32),
+    "squeezenet1_1": (127,),
     "zfnet": (127,),
 }
 
@@ -165,10 +166,10 @@ def test_no_network_has_an_operation_without_a_rule(monkeypatch):
         raise AssertionError(f"no rule for {equation.primitive}")
 
     monkeypatch.setattr(receptive_fields, "_everything", unexpected)
-    for name in ("densenet121", "mobilenet_v3_small", "zfnet"):
+    for name in ("mobilenet_v3_small", "zfnet"):
         models.summary(name)
     for norm in ("group", "layer", "instance", "switchable"):
-        models.summary("resnet18", norm_layer=norm)
+        models.summary(ResNet(BasicBlock, (1, 1, 1, 1), norm_layer=norm))
 
 
 # --- the rows and the totals
@@ -219,9 +220,7 @@ def test_auxiliary_heads_run_in_training_only():
     assert rows["aux1"].output_shape is None and rows["aux1"].receptive_field is None
     assert rows["aux1"].multiply_adds == 0 and rows["aux1"].parameters > 0
     assert table.training_only == rows["aux1"].parameters + rows["aux2"].parameters
-    without = models.summary("googlenet", depth=1, aux_logits=False)
-    assert table.parameters - table.training_only == without.parameters == 6_624_904
-    assert table.multiply_adds == without.multiply_adds
+    assert table.parameters - table.training_only == 6_624_904  # torchvision's without heads
 
 
 def test_memory_is_that_of_training_with_momentum():
