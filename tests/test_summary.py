@@ -53,9 +53,9 @@ class Everything(Classifier):
         x = Conv(8, (5, 3), (1, 2), (2, 0), name="stem")(x)
         x = Lambda(partial(max_pool, kernel_size=2, stride=2, ceil_mode=True), name="ceil")(x)
         x = BatchNorm(name="norm")(x, train)
-        # The shortcut skips every other pixel; the branch is dilated and grouped.
+        # The shortcut skips every other pixel; the branch is dilated.
         shortcut = Conv(8, 1, 2, name="shortcut")(x)
-        y = nn.relu(Conv(8, 3, 2, 2, dilation=2, groups=2, name="dilated")(x))
+        y = nn.relu(Conv(8, 3, 2, 2, dilation=2, name="dilated")(x))
         x = x_ = Lambda(nn.relu, name="sum")(y + shortcut)
         left, right = jnp.split(x, 2, axis=-1)
         right = Conv(4, 3, padding=1, groups=4, name="depthwise")(right)
@@ -68,7 +68,7 @@ class Everything(Classifier):
         )(x)
         x = jnp.concatenate((pooled, x[:, :, :, :2], x_), axis=-1)
         x = Lambda(partial(adaptive_avg_pool, output_size=6), name="adaptive")(x)
-        x = Conv(6, 2, padding=1, name="after")(x)
+        x = Conv(6, 2, padding=1, groups=2, name="grouped")(x)
         y = SqueezeExcitation(2, name="se")(x)
         y = Conv(6, 3, padding=1, name="after_se")(y)
         return Linear(self.num_classes, name="fc")(flatten(MaxPool(2, name="pool")(y)))
@@ -80,8 +80,8 @@ TINY = {
     "densenet": (DenseNet(8, (2, 1), 16, num_classes=3), (64, 64)),
     "regnet": (models.anynet(depths=(1, 1), widths=(16, 32), group_widths=(8, 8)), (64, 64)),
 }
-# Of some families, an image size (which the network accepts, and of which its strides leave no rest:
-# a unit at the border would see less) and, for much pooling, a number of images.
+# Of some families, an image size (one that the network accepts, and of which its strides leave no
+# rest: a unit at the border would see less) and, for much pooling, a number of images.
 SIZES = {
     "alexnet": (127,),
     "alexnet_original": (131,),
