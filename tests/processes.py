@@ -1,7 +1,8 @@
-"""Starting ``train.py`` as users start it."""
+"""Starting ``train.py`` and ``jaxcnn`` as users start them."""
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -20,4 +21,57 @@ def start_train(
         text=True,
         env=os.environ | {"XLA_FLAGS": f"{DEVICES}={devices}"} | (environ or {}),
         cwd=ROOT,
+    )
+
+
+# In place of the installed command, of which there may be none, or of another checkout.
+_JAXCNN = """#!{python}
+import sys
+from jaxcnn.cli import main
+
+status = main()
+heavy = {heavy} & set(sys.modules)
+sys.exit(f"imported {{heavy}}" if heavy else status)
+"""
+
+
+def documented_commands(document: str, command: str) -> list[str]:
+    """The lines of shell in a document that run a subcommand of ``jaxcnn``."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    found = [line for line in lines if line.startswith(f"jaxcnn {command} ")]
+    assert found
+    return found
+
+
+def run_documented(
+    line: str,
+    values: dict[str, str],
+    folder: pathlib.Path,
+    environ: dict[str, str],
+    heavy: tuple[str, ...] = ("tensorflow", "torch", "matplotlib"),
+) -> subprocess.CompletedProcess[str]:
+    """Runs a line of shell in a folder; the command may not import some packages.
+
+    Args:
+        line: from :func:`documented_commands`.
+        values: what to put in place of some of its words.
+        folder: with the files that it names.
+        environ: additional variables.
+        heavy: the packages that the command may not import.
+    """
+    program = folder / "bin" / "jaxcnn"
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(_JAXCNN.format(python=sys.executable, heavy=set(heavy)))
+    program.chmod(0o755)
+    for word, value in values.items():
+        line = re.sub(rf"(?<=[ :]){re.escape(word)}(?= |$)", value, line)
+    environ = {"PATH": f"{program.parent}:{os.environ['PATH']}", "XLA_FLAGS": "", **environ}
+    return subprocess.run(
+        ["bash", "-c", line],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
+        cwd=folder,
+        check=False,
     )

@@ -1,4 +1,4 @@
-"""The ``jaxcnn`` command: help, convert, inspect, models; check has a file of its own."""
+"""The ``jaxcnn`` command: help, convert, inspect, models; others have files of their own."""
 
 import os
 import re
@@ -16,7 +16,10 @@ from processes import ROOT
 from jaxcnn import cli, convert, models
 
 ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT)}
-COMMANDS = ("convert", "inspect", "models", "check", "report")
+COMMANDS = (
+    *("convert", "inspect", "models", "summary", "check"),
+    *("predict", "validate", "visualize", "report"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +157,7 @@ for command in {[[], *([c] for c in COMMANDS)]!r}:
         main([*command, "--help"])
     except SystemExit as exit:
         assert exit.code == 0, exit.code
-heavy = {{"jax", "flax", "numpy", "tensorflow", "torch"}} & set(sys.modules)
+heavy = {{"jax", "flax", "numpy", "tensorflow", "torch", "matplotlib"}} & set(sys.modules)
 assert not heavy, heavy
 """
     out = subprocess.run(

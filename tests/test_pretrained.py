@@ -75,6 +75,7 @@ def test_published_table_equals_torchvisions():
     ours, theirs = [], []
     for architecture in architectures:
         enum = torchvision.models.get_model_weights(architecture)
+        size = models.model_info(architecture).input_size
         for weights in enum:
             transforms, meta = weights.transforms(), weights.meta
             metrics = meta["_metrics"].get("ImageNet-1K", {})
@@ -86,6 +87,8 @@ def test_published_table_equals_torchvisions():
                     weights.name,
                     weights.url,
                     meta["num_params"],
+                    # In billions, of an image of the weights' own size.
+                    meta["_ops"] if transforms.crop_size == [size] else None,
                     None if top1 is None or np.isnan(top1) else round(top1 / 100, 9),
                     None if top5 is None or np.isnan(top5) else round(top5 / 100, 9),
                     transforms.resize_size[0],
@@ -98,12 +101,14 @@ def test_published_table_equals_torchvisions():
             )
     for weights in PUBLISHED:
         how = weights.preprocessing
+        size = models.model_info(weights.model).input_size
         ours.append(
             (
                 weights.model,
                 weights.name,
                 weights.url,
                 weights.num_params,
+                round(weights.multiply_adds / 1e9, 3) if how.crop_size == size else None,
                 None if weights.top1 is None else round(weights.top1, 9),
                 None if weights.top5 is None else round(weights.top5, 9),
                 how.resize_size,

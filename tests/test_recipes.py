@@ -280,14 +280,16 @@ def test_another_optimizer_does_not_get_the_arguments_of_the_recipes():
 
 @pytest.mark.parametrize("dataset", sorted(DATASETS))
 def test_small_datasets_inherit_nothing_of_an_imagenet_recipe(dataset):
-    """Only what is listed for the network: a smaller rate, larger images, no auxiliary heads."""
+    """Only what is listed for the network: a smaller rate, larger images, another optimiser."""
     ours = flat(resolve(open_config("resnet18", dataset)))
     for model, recipe in RECIPES.items():
         theirs = flat(resolve(open_config(model, dataset)))
         differing = {name for name in ours if theirs[name] != ours[name]} - {"model", "recipe"}
-        listed = set(recipe.small)
+        listed = {*recipe.small, *recipe.by_dataset.get(dataset, {})}
         if recipe.small_rate != 1:
             listed |= {"learning_rate"}
+        if "optimizer" in listed:
+            listed |= {name for name in ours if name.startswith("optimizer_args.")} | {"momentum"}
         if "image_size" in listed:  # at another size
             listed |= {"fit", "augment.padding", "eval.resize_size", "augment.resize_size"}
         assert differing <= listed, model

@@ -12,19 +12,37 @@ import sys
 from collections.abc import Sequence
 
 from jaxcnn import __version__
-from jaxcnn.cli import check, config, convert, inspection, models, report
+from jaxcnn.cli import (
+    check,
+    config,
+    convert,
+    inspection,
+    models,
+    predict,
+    report,
+    summary,
+    validate,
+    visualize,
+)
 from jaxcnn.errors import UserError
 from jaxcnn.platform import set_xla_flags
 from jaxcnn.training.signals import exit_at_once
 
-_COMMANDS = (models, inspection, convert, config, check, report)
+_COMMANDS = (
+    *(models, summary, inspection, convert),
+    *(predict, validate, visualize, report, config, check),
+)
 
 _EXAMPLES = """examples:
   jaxcnn models --family resnet
+  jaxcnn summary resnet50
   jaxcnn inspect resnet18.pth
   jaxcnn convert resnet18.pth resnet18.safetensors --model resnet18
   jaxcnn config resnet18:cifar10
   jaxcnn check
+  jaxcnn predict cat.jpg --model resnet50
+  jaxcnn validate --workdir runs/a
+  jaxcnn visualize gradcam cat.jpg --model resnet50
   jaxcnn report runs/a runs/b
 
 Each command explains its arguments: jaxcnn convert --help
@@ -66,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="jaxcnn",
         description="Convolutional networks in Flax: list them, convert their weights to and\n"
-        "from PyTorch, check this machine.",
+        "from PyTorch, classify images with them, check this machine.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -4,6 +4,7 @@ Random access keeps the rest simple: a shuffle is a permutation of numbers, the 
 a slice of it, and resuming in the middle of an epoch costs nothing.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -80,3 +81,28 @@ def open_source(name: str, split: str | None, data_dir: str | None = None) -> So
     from jaxcnn.data.prepared import open_prepared
 
     return open_prepared(name, split, data_dir, others=_NOTATION)
+
+
+class Relabelled:
+    """A source with other labels: those of a network with more classes, or in another order.
+
+    Args:
+        source: the examples.
+        labels: the new label of each of its labels.
+        classes: the names by new label.
+    """
+
+    def __init__(self, source: Source, labels: Sequence[int], classes: Sequence[str]):
+        self._source, self._labels = source, labels
+        self.classes, self.num_classes = tuple(classes), len(classes)
+        self.num_examples, self.channels = source.num_examples, source.channels
+        self.digest = source.digest
+
+    def read(self, number: int) -> tuple[bytes | np.ndarray, int]:
+        """Read the image and the new label of an example."""
+        image, label = self._source.read(number)
+        return image, self._labels[label]
+
+    def describe(self, number: int) -> str:
+        """The file of an example, or its place in the dataset."""
+        return self._source.describe(number)

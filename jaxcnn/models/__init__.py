@@ -32,6 +32,7 @@ from jaxcnn.models.regnet import *
 from jaxcnn.models.resnet import *
 from jaxcnn.models.shufflenet_v2 import *
 from jaxcnn.models.squeezenet import *
+from jaxcnn.models.summary import *
 from jaxcnn.models.vgg import *
 from jaxcnn.models.zfnet import *
 

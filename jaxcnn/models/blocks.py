@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax.nn.initializers import Initializer
 
 from jaxcnn.errors import UserError
+from jaxcnn.models.arithmetic import pair
 from jaxcnn.models.layers import (
     BatchNorm,
     Conv,
@@ -19,7 +20,6 @@ from jaxcnn.models.layers import (
     adaptive_avg_pool,
     kaiming_normal_fan_out,
 )
-from jaxcnn.models.layers.module import pair
 
 Activation = Callable[[jax.Array], jax.Array]
 

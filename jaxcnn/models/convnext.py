@@ -32,7 +32,14 @@ NextConv = partial(Conv, **_INIT)
 NextLinear = partial(Linear, **_INIT)
 NextNorm = partial(LayerNorm, eps=1e-6)
 
-_gelu = partial(Lambda, partial(jax.nn.gelu, approximate=False))
+
+@jax.jit  # so that a program has its name: jaxcnn.visualize has a rule for it
+def gelu(x: jax.Array) -> jax.Array:
+    """The exact Gaussian error linear unit; Flax's own is approximate."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+_gelu = partial(Lambda, gelu)
 # In torch's Sequential this index is a permutation to channels last, which we always have.
 _permute = partial(Lambda, lambda x: x)
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxcnn.models.arithmetic import pair
 from jaxcnn.models.blocks import BasicConv, transform_input
 from jaxcnn.models.classifier import Classifier
 from jaxcnn.models.layers import (
@@ -22,7 +23,6 @@ from jaxcnn.models.layers import (
     flatten,
     max_pool,
 )
-from jaxcnn.models.layers.module import pair
 from jaxcnn.models.registry import Builder
 
 __all__ = ["Inception3", "inception_v3"]

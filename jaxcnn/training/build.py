@@ -321,6 +321,19 @@ def make_model(config: ConfigDict, num_classes: int) -> Classifier:
     return models.create_model(config.model, num_classes=num_classes, dtype=dtype, **arguments)
 
 
+def make_eval_preprocess(config: ConfigDict, channels: int) -> pipeline.EvalPreprocess:
+    """The preprocessing of evaluation images that a resolved config asks for."""
+    return pipeline.EvalPreprocess(
+        image_size=config.eval.image_size or config.image_size,
+        channels=channels,
+        crop=config.eval.crop,
+        fit=config.fit,
+        interpolation=config.interpolation,
+        resize_size=config.eval.resize_size,
+        crops=config.eval.crops,
+    )
+
+
 def check_network(config: ConfigDict, model: Classifier, image_shape: Sequence[int]) -> None:
     """Check that a network can be trained on images of a shape, without computing anything.
 
@@ -394,32 +407,22 @@ def _inputs(
     channels: int,
     report: Callable[[str], None],
 ) -> Inputs:
-    common = {
-        "channels": channels,
-        "fit": config.fit,
-        "interpolation": config.interpolation,
-    }
     train_preprocess = pipeline.TrainPreprocess(
-        **common,
         image_size=config.image_size,
+        channels=channels,
+        fit=config.fit,
+        interpolation=config.interpolation,
         crop=config.augment.crop,
         resize_size=config.augment.resize_size,
         padding=config.augment.padding,
         flip=config.augment.flip,
         policy=config.augment.policy,
     )
-    eval_preprocess = pipeline.EvalPreprocess(
-        **common,
-        image_size=config.eval.image_size or config.image_size,
-        crop=config.eval.crop,
-        resize_size=config.eval.resize_size,
-        crops=config.eval.crops,
-    )
     return Inputs(
         train,
         evaluation,
         train_preprocess,
-        eval_preprocess,
+        make_eval_preprocess(config, channels),
         batch_size=config.batch_size,
         eval_batch_size=config.eval.batch_size or config.batch_size,
         image_sizes=config.image_sizes or (),

@@ -11,6 +11,8 @@ from jaxcnn.errors import UserError
 from jaxcnn.training.devices import unreplicate
 from jaxcnn.training.step import TrainState
 
+_VARIABLES = ("params", "batch_stats")
+
 
 class Checkpoints:
     """The checkpoints in a folder, by step.
@@ -89,6 +91,35 @@ class Checkpoints:
         """Wait until the last checkpoint is on disk."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def newest_variables(directory: Path) -> dict[str, Any] | None:
+    """The model's variables in the newest checkpoint of a folder, which is only read.
+
+    Args:
+        directory: of the checkpoints, while a run may be writing there.
+
+    Returns:
+        Their average where the run keeps one, as host arrays; None: there is no checkpoint.
+
+    Raises:
+        UserError: if the checkpoint is damaged.
+    """
+    if not directory.is_dir():
+        return None
+    options = ocp.CheckpointManagerOptions(create=False, enable_async_checkpointing=False)
+    with ocp.CheckpointManager(directory.absolute(), options=options) as manager:
+        step = manager.latest_step()
+        if step is None:
+            return None
+        try:
+            saved = manager.restore(step, args=ocp.args.StandardRestore())
+            return saved.get("ema") or {name: saved[name] or {} for name in _VARIABLES}
+        except (KeyError, ValueError, OSError) as error:
+            raise UserError(
+                f"The checkpoint of step {step} in {directory} is damaged; remove it to use the "
+                f"one before."
+            ) from error
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:

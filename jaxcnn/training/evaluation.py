@@ -52,9 +52,26 @@ class Examples:
     loss: np.ndarray
     top5: np.ndarray
 
+    @property
+    def correct(self) -> np.ndarray:
+        """Whether the prediction is the label, ``[N]`` bool."""
+        return self.prediction == self.label
+
+    def calibration_error(self, bins: int = 15) -> float:
+        """The expected calibration error, 0 to 1.
+
+        The examples are divided by their confidence into bins of equal width; the error is the
+        mean, over the examples, of the difference between the accuracy and the mean confidence of
+        the example's bin (Guo et al. 2017, On Calibration of Modern Neural Networks, eq. 3).
+        """
+        edges = np.linspace(0, 1, bins + 1)[1:-1]
+        number = np.digitize(self.confidence, edges, right=True)
+        gaps = np.bincount(number, self.correct - self.confidence.astype(np.float64))
+        return float(np.abs(gaps).sum() / len(number))
+
     def worst_mistakes(self, count: int) -> np.ndarray:
         """The rows of the wrong predictions of the highest losses, the highest first."""
-        (wrong,) = np.nonzero(self.prediction != self.label)
+        (wrong,) = np.nonzero(~self.correct)
         order = np.argsort(-self.loss[wrong], kind="stable")
         return wrong[order[:count]]
 

@@ -293,8 +293,25 @@ def make_train_step(
     return train_step
 
 
-def _averaged(logits: jax.Array) -> jax.Array:
-    """Logits ``[N, num_classes]`` whose softmax is the mean of those of ``[N, crops, ...]``."""
+def class_logits(
+    model: Classifier, variables: Mapping[str, Any], images: jax.Array, normalize: Normalize
+) -> jax.Array:
+    """The logits of images, or of several crops of each, as evaluation and prediction score them.
+
+    Args:
+        model: the network.
+        variables: its variables.
+        images: ``[N, H, W, C]``, or ``[N, crops, H, W, C]``.
+        normalize: maps images ``[N, H, W, C]`` to the model's input.
+
+    Returns:
+        ``[N, num_classes]``. Of several crops: logits whose softmax is the mean of the crops'
+        softmaxes (Krizhevsky et al. 2012, section 4.1).
+    """
+    logits = model.apply(variables, normalize(images.reshape(-1, *images.shape[-3:])))
+    if images.ndim == 4:
+        return logits
+    logits = logits.reshape(*images.shape[:2], -1)
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     crops = jnp.log(jnp.asarray(logits.shape[1], logits.dtype))
     return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=1) - crops
@@ -312,20 +329,17 @@ def make_eval_step(
     Returns:
         ``eval_step(variables, batch, *, axis_name="batch") -> (sums, examples)``. The batch also
         has ``mask`` ``[N]``: 1 for examples that count, 0 for padding. Several crops of each
-        image, ``[N, crops, H, W, C]``, are scored by the mean of their softmaxes (Krizhevsky et
-        al. 2012, section 4.1). The sums, over all replicas, are ``loss``, ``top1``, ``top5`` and
-        ``examples``. Of each of the replica's own examples, ``[N]``: ``loss``, ``prediction``
-        (the class of the highest probability, int32), ``confidence`` (that probability) and
-        ``top5`` (whether the label is among the five highest, bool); of padding they mean nothing.
+        image, ``[N, crops, H, W, C]``, are scored by the logits of :func:`class_logits`. The sums,
+        over all replicas, are ``loss``, ``top1``, ``top5`` and ``examples``. Of each of the
+        replica's own examples, ``[N]``: ``loss``, ``prediction`` (the class of the highest
+        probability, int32), ``confidence`` (that probability) and ``top5`` (whether the label is
+        among the five highest, bool); of padding they mean nothing.
     """
 
     def eval_step(
         variables: Mapping[str, Any], batch: Batch, *, axis_name: str | None = AXIS
     ) -> tuple[Metrics, Metrics]:
-        images = batch["image"]
-        logits = model.apply(variables, normalize(images.reshape(-1, *images.shape[-3:])))
-        if images.ndim == 5:
-            logits = _averaged(logits.reshape(*images.shape[:2], -1))
+        logits = class_logits(model, variables, batch["image"], normalize)
         counts = batch["mask"] > 0
         each = scores(logits, batch["label"])
         # where, not a product: a NaN on padding must not spoil the sum

@@ -79,6 +79,26 @@ def claim_workdir(
         ) from error
 
 
+def read_config(workdir: Path) -> dict[str, Any]:
+    """The config in a run's ``config.json``, as nested dicts of plain values.
+
+    Raises:
+        UserError: if the folder does not exist, or is not that of a run.
+    """
+    path = workdir / CONFIG
+    if not workdir.is_dir():
+        raise UserError(f"There is no folder {workdir}; give the --workdir of a run.")
+    if not path.is_file():
+        raise UserError(
+            f"{workdir} is not the folder of a run: it has no {CONFIG}; give the --workdir that "
+            f"train.py wrote to."
+        )
+    config = _read_config(path)
+    if not {"model", "dataset"} <= config.keys():
+        raise UserError(f"{path} lacks the model or the dataset; restore it.")
+    return config
+
+
 def read_settings(folder: Path) -> dict[str, Any]:
     """The config in a folder's ``config.json``, with dotted keys.
 

@@ -10,6 +10,7 @@ Every layer is called as ``layer(x, train)``, also those that do the same in tra
 :class:`Sequential` and ``norm_layer`` need no special cases.
 """
 
+from jaxcnn.models.arithmetic import Size
 from jaxcnn.models.layers.convolution import (
     Conv,
     ConvTranspose,
@@ -27,7 +28,6 @@ from jaxcnn.models.layers.module import (
     LayerFactory,
     Module,
     Sequential,
-    Size,
     flatten,
 )
 from jaxcnn.models.layers.normalization import (
@@ -46,6 +46,8 @@ from jaxcnn.models.layers.pooling import (
     avg_pool,
     max_pool,
     max_pool_switches,
+    max_unpool,
+    window_switches,
 )
 from jaxcnn.models.layers.stochastic import Dropout, StochasticDepth
 
@@ -79,6 +81,8 @@ __all__ = [
     "local_response_norm",
     "max_pool",
     "max_pool_switches",
+    "max_unpool",
     "norm_factory",
     "torch_default_init",
+    "window_switches",
 ]

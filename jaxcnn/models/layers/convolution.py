@@ -12,8 +12,9 @@ from jax import lax
 from jax.nn.initializers import Initializer
 
 from jaxcnn.errors import UserError
+from jaxcnn.models.arithmetic import Size, pair, window_size
 from jaxcnn.models.layers.functional import convolve
-from jaxcnn.models.layers.module import Module, Size, check_window, pair
+from jaxcnn.models.layers.module import Module, check_window
 
 # torch's default for convolutions and linear layers: kaiming_uniform_(a=sqrt(5)), which is
 # uniform within 1 / sqrt(fan_in).
@@ -90,7 +91,7 @@ class Conv(Module):
         channels = _checked_channels(x, self.features, self.groups, self.path)
         kernel_shape = (*pair(self.kernel_size), channels // self.groups, self.features)
         x, kernel, bias = _operands(self, x, kernel_shape, self.weight_norm)
-        window = [d * (k - 1) + 1 for d, k in zip(pair(self.dilation), kernel.shape, strict=False)]
+        window = list(map(window_size, pair(self.kernel_size), pair(self.dilation)))
         check_window(x, window, pair(self.padding), f"layer {'.'.join(self.path)!r}")
         y = convolve(
             x,
@@ -129,7 +130,7 @@ class ConvTranspose(Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Map ``[N, H, W, C]`` to ``[N, H', W', features]``.
 
-        ``H' = (H - 1) * stride - 2 * padding + dilation * (kernel_size - 1) + output_padding + 1``.
+        H' and W' are :func:`~jaxcnn.models.arithmetic.conv_transpose_output_size`'s.
         """
         channels = _checked_channels(x, self.features, self.groups, self.path)
         out = self.features // self.groups

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxcnn.models.arithmetic import conv_output_size
+
 # Output pixels per image up to which a convolution on a CPU is one matrix product of patches.
 SMALL_MAP = 4
 # Output pixels per batch up to which a grouped convolution on a CPU is a sum of matrix products.
@@ -80,12 +82,8 @@ def _output_size(
     x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Pair, dilation: Pair
 ) -> Pair:
     """Height and width of the convolution of ``[..., H, W, C]``."""
-    height, width = (
-        (size + 2 * p - d * (k - 1) - 1) // s + 1
-        for size, k, s, p, d in zip(
-            x.shape[-3:-1], kernel.shape, stride, padding, dilation, strict=False
-        )
-    )
+    axes = zip(x.shape[-3:-1], kernel.shape[:2], stride, padding, dilation, strict=True)
+    height, width = (conv_output_size(*axis) for axis in axes)
     return height, width
 
 

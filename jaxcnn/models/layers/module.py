@@ -11,7 +11,6 @@ from jax.typing import DTypeLike
 
 from jaxcnn.errors import UserError, suggest
 
-Size = int | tuple[int, int]
 LayerFactory = Callable[..., nn.Module]
 
 # Initial weights by name, with the distributions of torch.nn.init. (Flax's normal initializers of
@@ -158,11 +157,6 @@ def check_window(
             f"the input of {layer}, {x.shape[1]}x{x.shape[2]}, is smaller than its window of "
             f"{window[0]}x{window[1]}"
         )
-
-
-def pair(value: Size) -> tuple[int, int]:
-    """Height and width, from one number for both or a pair."""
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 def flatten(x: jax.Array) -> jax.Array:

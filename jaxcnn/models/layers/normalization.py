@@ -218,6 +218,8 @@ class SwitchableNorm(Module):
         return _affine(self, y, x.dtype, self.scale_init)
 
 
+# Compiled functions, so that a program has their names: jaxcnn.visualize has rules for them.
+@functools.partial(jax.jit, static_argnums=(1, 2))
 def _standardized(x: jax.Array, axes: tuple[int, ...], eps: float) -> jax.Array:
     """``x`` with mean 0 and variance 1 over some axes, in at least float32."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -320,6 +322,7 @@ def _module_class(factory: LayerFactory) -> type | None:
     return kind if isinstance(kind, type) else None
 
 
+@functools.partial(jax.jit, static_argnames=("size", "alpha", "beta", "k"))
 def local_response_norm(
     x: jax.Array, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
 ) -> jax.Array:

@@ -1,6 +1,7 @@
 """Pooling with torch's windows."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,25 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from jaxcnn.models.layers.module import Module, Size, check_window, pair
+from jaxcnn.models.arithmetic import Size, conv_output_size, pair, pool_output_size
+from jaxcnn.models.layers.module import Module, check_window
+
+
+def _pads(
+    x: jax.Array, window: tuple[int, int], strides: tuple[int, int], padding: Size, ceil_mode: bool
+) -> list[tuple[int, int]]:
+    """Pixels of padding before and after height and width.
+
+    Raises:
+        ImageTooSmall: if the window does not fit.
+    """
+    overhang = (strides[0] - 1, strides[1] - 1) if ceil_mode else (0, 0)
+    check_window(x, window, pair(padding), "a pooling layer", overhang)
+    pads = []
+    for size, k, s, p in zip(x.shape[1:3], window, strides, pair(padding), strict=True):
+        last = (pool_output_size(size, k, s, p, ceil_mode=ceil_mode) - 1) * s
+        pads.append((p, p + max(0, last + k - (size + 2 * p))))
+    return pads
 
 
 def _pool(
@@ -23,17 +42,7 @@ def _pool(
     """Reduce windows of height and width."""
     window = pair(kernel_size)
     strides = window if stride is None else pair(stride)
-    overhang = (strides[0] - 1, strides[1] - 1) if ceil_mode else (0, 0)
-    check_window(x, window, pair(padding), "a pooling layer", overhang)
-    pads = []
-    for size, k, s, p in zip(x.shape[1:3], window, strides, pair(padding), strict=True):
-        extra = 0
-        if ceil_mode:
-            out = -(-(size + 2 * p - k) // s) + 1
-            if (out - 1) * s >= size + p:  # windows start inside the image or its left padding
-                out -= 1
-            extra = max(0, (out - 1) * s + k - (size + 2 * p))
-        pads.append((p, p + extra))
+    pads = _pads(x, window, strides, padding, ceil_mode)
     return lax.reduce_window(
         x,
         np.asarray(init, x.dtype),  # concrete: XLA differentiates known reductions only
@@ -57,7 +66,12 @@ def max_pool(
 
 
 def max_pool_switches(
-    x: jax.Array, kernel_size: Size, stride: Size | None = None, padding: Size = 0
+    x: jax.Array,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    *,
+    ceil_mode: bool = False,
 ) -> jax.Array:
     """The positions of the maxima of :func:`max_pool`: torch's ``return_indices=True``.
 
@@ -67,15 +81,31 @@ def max_pool_switches(
     Returns:
         int32 ``[N, H', W', C]``: row times W plus column of the first maximum in each window.
     """
-    width, (rows, columns) = x.shape[2], pair(padding)
-    window, strides = pair(kernel_size), pair(kernel_size if stride is None else stride)
-    check_window(x, window, (rows, columns), "a pooling layer")
+    window = pair(kernel_size)
+    strides = window if stride is None else pair(stride)
+    return window_switches(x, window, strides, _pads(x, window, strides, padding, ceil_mode))
+
+
+def window_switches(
+    x: jax.Array,
+    window: tuple[int, int],
+    strides: tuple[int, int],
+    pads: Sequence[tuple[int, int]],
+) -> jax.Array:
+    """:func:`max_pool_switches` for windows with any padding.
+
+    Args:
+        x: ``[N, H, W, C]``.
+        window: height and width.
+        strides: down and to the right.
+        pads: pixels of padding before and after height and width.
+    """
+    width, (rows, columns) = x.shape[2], (before for before, _ in pads)
     out_height, out_width = (
-        (size + 2 * p - k) // s + 1
-        for size, p, k, s in zip(x.shape[1:3], (rows, columns), window, strides, strict=True)
+        conv_output_size(size + sum(pad), k, s)
+        for size, pad, k, s in zip(x.shape[1:3], pads, window, strides, strict=True)
     )
-    pads = ((0, 0), (rows, rows), (columns, columns), (0, 0))
-    padded = jnp.pad(x, pads, constant_values=-jnp.inf)
+    padded = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
     taps = [
         padded[:, top : top + (out_height - 1) * strides[0] + 1 : strides[0]][
             :, :, left : left + (out_width - 1) * strides[1] + 1 : strides[1]
@@ -87,6 +117,33 @@ def max_pool_switches(
     top = jnp.arange(out_height)[:, None, None] * strides[0] - rows
     left = jnp.arange(out_width)[:, None] * strides[1] - columns
     return ((top + down) * width + left + right).astype(jnp.int32)
+
+
+def max_unpool(x: jax.Array, switches: jax.Array, output_size: tuple[int, int]) -> jax.Array:
+    """``torch.nn.functional.max_unpool2d``: put each value back to where its maximum was.
+
+    Where windows overlap, several may have chosen one pixel: the last of them, row by row, is
+    kept, as torch does in one thread.
+
+    Args:
+        x: ``[N, H', W', C]``.
+        switches: of :func:`max_pool_switches`, ``[N, H', W', C]``.
+        output_size: the H and W of what was pooled.
+
+    Returns:
+        ``[N, H, W, C]``, zero elsewhere.
+    """
+    (n, height, width, c), pixels = x.shape, math.prod(output_size)
+    cells = jnp.arange(height * width, dtype=jnp.int32)[:, None]
+
+    def unpool(values: jax.Array, places: jax.Array) -> jax.Array:  # of one image, [cells, C]
+        channels = jnp.arange(c)
+        # The order of several writes to one place is undefined, a maximum is not.
+        last = jnp.full((pixels, c), -1, jnp.int32).at[places, channels].max(cells)
+        return jnp.where(last < 0, 0, values[last, channels])
+
+    flat = jax.vmap(unpool)(x.reshape(n, -1, c), switches.reshape(n, -1, c))
+    return flat.reshape(n, *output_size, c)
 
 
 class MaxPool(Module):

@@ -15,7 +15,7 @@ below that sees a config.
 
 from jaxcnn.training.config.export import as_json, digest, markdown_table, run_name
 from jaxcnn.training.config.keys import KEYS, RESUMABLE, Key
-from jaxcnn.training.config.resolve import open_config, resolve
+from jaxcnn.training.config.resolve import open_config, resolve, resolved_from_json
 from jaxcnn.training.config.validate import host_memory, training_sizes, validate, validate_data
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "markdown_table",
     "open_config",
     "resolve",
+    "resolved_from_json",
     "run_name",
     "training_sizes",
     "validate",

@@ -99,6 +99,32 @@ def resolve(config: ConfigDict) -> ConfigDict:
     return resolved
 
 
+def resolved_from_json(settings: Mapping[str, Any]) -> ConfigDict:
+    """The resolved config that a run's ``config.json`` has.
+
+    Args:
+        settings: from :func:`jaxcnn.training.workdir.read_config`.
+
+    Returns:
+        Its values; a key that is missing because it is newer than the run has the value that a
+        new run would have.
+
+    Raises:
+        UserError: for an unknown model or an invalid value.
+    """
+    for name in ("model", "dataset"):
+        check_value(BY_NAME[name], settings[name])
+    resolved = resolve(open_config(settings["model"], settings["dataset"]))
+    saved = {name: value for name, value in _flat(settings) if name in BY_NAME}
+    for name, value in _without_none(saved).items():
+        check_value(BY_NAME[name], value)
+    config = ConfigDict(traverse_util.unflatten_dict(dict(_flat(resolved)) | saved, sep="."))
+    # None is a default, as 0.1.0 wrote it.
+    arguments = _without_none(settings.get("model_args") or {})
+    config.model_args = dict(resolved.model_args) | arguments
+    return config
+
+
 # What others are computed from.
 _CHECKED_FIRST = {"image_size", "image_sizes", "eval.image_size", "num_epochs", "optimizer"}
 

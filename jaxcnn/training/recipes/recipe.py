@@ -32,6 +32,8 @@ class Recipe:
             where there are no ``weights``.
         small: values by config key on the datasets of ``DATASETS``, in place of the dataset's.
         small_rate: what the learning rate of a small dataset's settings is multiplied by.
+        by_dataset: values by config key on single datasets of ``DATASETS``, by name, in place of
+            ``small``.
         on_small_datasets: whether the ``settings`` are those on small datasets, too.
         dataset: trained on by default.
     """
@@ -45,6 +47,7 @@ class Recipe:
     paper_top1: float | None = None
     small: Settings = dataclasses.field(default_factory=dict)
     small_rate: float = 1.0
+    by_dataset: Mapping[str, Settings] = dataclasses.field(default_factory=dict)
     on_small_datasets: bool = False
     dataset: str = "imagenet2012"
 
@@ -62,8 +65,12 @@ class Recipe:
 
     def on_small_images(self, **small: Any) -> "Recipe":
         """The same recipe with other settings on small datasets."""
-        settings = {name.replace("__", "."): value for name, value in small.items()}
-        return dataclasses.replace(self, small={**self.small, **settings})
+        return dataclasses.replace(self, small={**self.small, **_dotted(small)})
+
+    def on_dataset(self, dataset: str, **settings: Any) -> "Recipe":
+        """The same recipe with other settings on one of the small datasets."""
+        others = {**self.by_dataset.get(dataset, {}), **_dotted(settings)}
+        return dataclasses.replace(self, by_dataset={**self.by_dataset, dataset: others})
 
     def on(self, dataset: str) -> dict[str, Any]:
         """The values of config keys for training on a dataset.
@@ -74,7 +81,7 @@ class Recipe:
         if is_small(dataset) and not self.on_small_datasets:
             settings = {**SMALL_IMAGES, **DATASETS[base_name(dataset)]}
             settings["learning_rate"] = round(settings["learning_rate"] * self.small_rate, 10)
-            return {**settings, **self.small}
+            return {**settings, **self.small, **self.by_dataset.get(base_name(dataset), {})}
         if is_small(dataset):  # with what the network needs there to run at all
             needs = {k: v for k, v in self.small.items() if k.startswith(_NEEDS)}
             return {**self.settings, **needs}
@@ -86,6 +93,11 @@ class Recipe:
             if (entry.model, entry.name) == (model, self.weights):
                 return entry.top1
         return self.paper_top1
+
+
+def _dotted(settings: Settings) -> dict[str, Any]:
+    """Settings by config key, from keyword arguments."""
+    return {name.replace("__", "."): value for name, value in settings.items()}
 
 
 def ema_decay(decay: float, *, batch_size: int, num_epochs: int) -> float:

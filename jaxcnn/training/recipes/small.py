@@ -21,6 +21,10 @@ SMALL_IMAGES: Mapping[str, Any] = {
     "log_every_steps": 100,
 }
 
+# For deep networks without batch norm: with SGD, AlexNet does not learn anything in hundreds of
+# steps.
+ADAMW: Mapping[str, Any] = {"optimizer": "adamw", "learning_rate": 3e-4}
+
 # By dataset: settings with which a ResNet learns it well, where they differ from SMALL_IMAGES.
 DATASETS: dict[str, Mapping[str, Any]] = {
     "cifar10": {"batch_size": 128, "num_epochs": 200, "weight_decay": 5e-4},

@@ -1,0 +1,57 @@
+"""``jaxcnn visualize gradcam``: where a layer's map speaks for a class."""
+
+import argparse
+
+from jaxcnn.cli.visualize import shared
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declare the subcommand and its arguments."""
+    parser = shared.kind_parser(
+        subparsers,
+        "gradcam",
+        "where a layer's map speaks for a class",
+        "Draw where the map of a layer speaks for a class (Grad-CAM), over the image.",
+        (
+            "gradcam cat.jpg --model resnet50",
+            "gradcam --workdir runs/a --layer layer3 --class Bag --num_images 8",
+        ),
+    )
+    parser.add_argument("--layer", metavar="PATH", help="such as layer4; by default the last map")
+    shared.add_class(parser)
+    parser.add_argument("--num_images", type=int, default=4, help="at most so many images: 4")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Draw the maps.
+
+    Raises:
+        UserError: if the network, an image, the layer or the class cannot be used.
+    """
+    shared.check_positive(arguments, "num_images")
+    images = shared.load(arguments)
+    used = images.used
+    label = shared.class_number(arguments.label, used.classes)
+    import numpy as np
+
+    from jaxcnn import visualize
+    from jaxcnn.visualize import figures
+    from jaxcnn.visualize.layers import default_map
+
+    pictures, names = images.first(arguments.num_images)
+    layer = arguments.layer or default_map(used.model, pictures.shape)
+    inputs = used.normalize(pictures)
+    classes = visualize.predicted(used.model, used.variables, inputs) if label is None else label
+    maps = np.asarray(visualize.grad_cam(used.model, used.variables, inputs, classes, layer=layer))
+    labels = np.broadcast_to(np.asarray(classes), len(pictures))
+    titles = [f"{n}\nfor {used.classes[c]!r}" for n, c in zip(names, labels, strict=True)]
+    figure = figures.attributions(
+        pictures,
+        maps,
+        titles,
+        f"{used.name}: Grad-CAM of {layer}",
+        label="evidence",
+        overlay=True,
+    )
+    return shared.write(figure, arguments.out)

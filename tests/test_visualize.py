@@ -1,0 +1,321 @@
+"""Looking inside: every family, what the methods promise, and the command."""
+
+import json
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from processes import ROOT, documented_commands, run_documented
+
+from jaxcnn import cli, convert, models, visualize
+from jaxcnn.data.source import open_source
+from jaxcnn.errors import UserError
+from jaxcnn.training.build import make_model
+from jaxcnn.training.config import as_json, open_config, resolve
+from jaxcnn.visualize.layers import default_map, layer_shapes, seen_by
+from jaxcnn.visualize.rules import DECONVNET, GUIDED, with_rules
+
+RECTIFIERS = [jax.nn.relu, jax.nn.relu6, jax.nn.silu, jax.nn.hard_swish]
+
+
+@pytest.fixture(scope="module")
+def lenet():
+    """A network, its variables, and images that it takes."""
+    model = models.lenet5()
+    images = np.random.default_rng(0).standard_normal((12, 32, 32, 1), np.float32)
+    return model, jax.jit(model.init)(jax.random.key(0), images), images
+
+
+@pytest.mark.parametrize("activation", RECTIFIERS)
+def test_rectifiers(activation):
+    x = jnp.array([-4.0, -1.0, 0.5, 2.0, 7.0])
+    signal = jnp.array([1.0, -2.0, 3.0, -4.0, 5.0])
+    _, down = jax.vjp(with_rules(activation, DECONVNET), x)
+    assert down(signal)[0].tolist() == [1, 0, 3, 0, 5]
+    _, down = jax.vjp(with_rules(activation, GUIDED), x)
+    _, own = jax.vjp(activation, x)
+    np.testing.assert_array_equal(down(signal)[0], own(jnp.maximum(signal, 0))[0])
+
+
+def test_gates_are_fixed_in_a_deconvnet_and_differentiated_in_guided_backpropagation():
+    x = jnp.array([-1.0, 0.5, 2.0])
+    for gate in (jax.nn.sigmoid, jax.nn.hard_sigmoid):
+        _, down = jax.vjp(with_rules(lambda x, gate=gate: x * gate(x), DECONVNET), x)
+        np.testing.assert_allclose(down(jnp.ones(3))[0], gate(x), rtol=1e-6)
+        _, own = jax.vjp(gate, x)
+        _, down = jax.vjp(with_rules(gate, GUIDED), x)
+        np.testing.assert_array_equal(down(-jnp.ones(3))[0], own(-jnp.ones(3))[0])
+
+
+def test_a_norm_within_a_deconvnet_is_linear():
+    """Scaling the signal up scales what comes down, whatever the statistics of the image."""
+    model = models.layers.LayerNorm()
+    x = jax.random.normal(jax.random.key(0), (2, 3, 3, 8))
+    variables = model.init(jax.random.key(1), x)
+    _, down = jax.vjp(with_rules(lambda x: model.apply(variables, x), DECONVNET), x)
+    deviation = jnp.std(x, axis=-1, keepdims=True)
+    np.testing.assert_allclose(down(jnp.ones_like(x))[0] * deviation, 1, rtol=1e-4)
+
+
+def test_rules_leave_the_values_as_they_are(lenet):
+    model, variables, images = lenet
+    for rules in (DECONVNET, GUIDED):
+        ours = with_rules(model.apply, rules)(variables, images)
+        np.testing.assert_allclose(ours, model.apply(variables, images), rtol=1e-5, atol=1e-6)
+
+
+def test_the_default_map_is_the_outermost_of_the_last():
+    expected = {"resnet18": "layer4", "alexnet": "features", "squeezenet1_1": "classifier.2"}
+    expected |= {"inception_v3": "Mixed_7c", "nin": "mlpconv4", "zfnet": "pool5"}
+    for name, layer in expected.items():
+        model = models.create_model(name)
+        assert default_map(model, (1, model.input_size, model.input_size, 3)) == layer
+
+
+def test_top_activations_are_those_of_the_maps(lenet):
+    model, variables, images = lenet
+    _, state = model.apply(variables, images, capture_intermediates=True)
+    maps = np.asarray(state["intermediates"]["conv2"]["__call__"][0])  # [12, 10, 10, 16]
+    found = visualize.top_activations(
+        model, variables, [images[:5], images[5:10], images[10:]], "conv2", units=[3, 8], top=4
+    )
+    strongest = maps.max(axis=(1, 2))[:, [3, 8]].T
+    order = np.argsort(-strongest, axis=1)[:, :4]
+    np.testing.assert_array_equal(found.images, order)
+    np.testing.assert_allclose(found.activations, np.take_along_axis(strongest, order, 1), 1e-5)
+    for unit, numbers, positions in zip((3, 8), found.images, found.positions, strict=True):
+        for number, (row, column) in zip(numbers, positions, strict=True):
+            assert maps[number, row, column, unit] == maps[number, :, :, unit].max()
+
+
+def test_units_see_their_receptive_field(lenet):
+    """Where a projection is not zero, and only there."""
+    model, variables, images = lenet
+    projection = visualize.deconvnet(model, variables, images, "conv2", 5)
+    boxes = seen_by(model, images.shape, "conv2", np.asarray(projection.position))
+    for pixels, (top, left, height, width) in zip(projection.pixels, boxes, strict=True):
+        rows, columns, _ = np.nonzero(np.asarray(pixels))
+        assert top <= rows.min() and rows.max() < top + height
+        assert left <= columns.min() and columns.max() < left + width
+    assert seen_by(model, images.shape, "fc1", np.zeros((1, 2), int)).tolist() == [[0, 0, 32, 32]]
+
+
+def test_occlusion_is_the_prediction_for_covered_images(lenet):
+    model, variables, images = lenet
+    maps = visualize.occlusion(model, variables, images[0], 4, size=8, stride=5, fill=0.5)
+    row, column = 3, 1
+    top, left = maps["top"][row], maps["left"][column]
+    assert (top, left) == (11, 1)
+    covered = images[:1].copy()
+    covered[0, top : top + 8, left : left + 8] = 0.5
+    probabilities = jax.nn.softmax(model.apply(variables, covered))[0]
+    np.testing.assert_allclose(maps["probability"][row, column], probabilities[4], rtol=1e-5)
+    assert maps["prediction"][row, column] == probabilities.argmax()
+    assert maps["probability"].shape == (7, 7)
+
+
+def test_maximize_excites_what_it_is_asked_for(lenet):
+    model, variables, _ = lenet
+    shape, units = (32, 32, 1), [3, 7]
+    images, values = visualize.maximize(model, variables, shape, units, steps=60)
+    assert images.shape == (2, *shape) and 0 <= images.min() and images.max() <= 1
+    logits = model.apply(variables, images)
+    np.testing.assert_allclose(values, logits[[0, 1], units], rtol=1e-4)
+    start, _ = visualize.maximize(model, variables, shape, units, steps=0)
+    assert (values > model.apply(variables, start)[[0, 1], units] + 0.015).all()
+
+
+def test_smooth_saliency_without_noise_is_saliency(lenet):
+    model, variables, images = lenet
+    smooth = visualize.smooth_saliency(model, variables, images, samples=2, noise=0.0)
+    np.testing.assert_allclose(smooth, visualize.saliency(model, variables, images), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda *n: visualize.deconvnet(*n, "conv3", 0), "'conv3' is unknown.*did you mean"),
+        (lambda *n: visualize.deconvnet(*n, "conv2", 16), "unit 16 .* units 0 to 15"),
+        (lambda *n: visualize.grad_cam(*n, layer="fc1"), "no height and width.*'conv2'"),
+        (lambda *n: visualize.saliency(*n, 10), "class 10 does not exist"),
+        (lambda m, v, x: visualize.occlusion(m, v, x[0], size=40), "does not fit"),
+        (lambda m, v, x: visualize.top_activations(m, v, [], "conv1"), "no images"),
+        (lambda m, v, x: visualize.maximize(m, v, (32, 32, 1), [10]), "class 10"),
+    ],
+)
+def test_what_does_not_exist_is_refused(call, words, lenet):
+    with pytest.raises(UserError, match=words):
+        call(*lenet)
+
+
+def smallest_of_families() -> list[str]:
+    smallest = {}
+    for name in models.list_models():
+        info = models.model_info(name)
+        best = smallest.get(info.family)
+        if best is None or info.parameters < models.model_info(best).parameters:
+            smallest[info.family] = name
+    return sorted(smallest.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", smallest_of_families())
+def test_every_family_has_a_deconvnet_and_grad_cam(name):
+    model = models.create_model(name, num_classes=5)
+    size = max(96, models.classifier.smallest_image_size(model, train=False))
+    images = np.random.default_rng(0).standard_normal((1, size, size, 3), np.float32)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+    layer = default_map(model, images.shape)
+    channel = layer_shapes(model, images.shape)[layer][-1] // 2
+    projection = visualize.deconvnet(model, variables, images, layer, channel)
+    assert np.isfinite(projection.pixels).all()
+    # A rectifier at the end may have left the unit nothing.
+    assert projection.activation[0] <= 0 or np.abs(projection.pixels).max() > 0
+    maps = visualize.grad_cam(model, variables, images, layer=layer)
+    assert maps.shape == layer_shapes(model, images.shape)[layer][:3]
+    assert np.isfinite(maps).all() and maps.min() >= 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", models.list_models())
+def test_every_network_can_be_looked_into(name):
+    """Shapes alone, of all networks."""
+    model = models.create_model(name, num_classes=5)
+    size = max(64, models.classifier.smallest_image_size(model, train=False))
+    images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    light = model.clone(weight_init=0.0)  # random weights take long to trace
+    variables = jax.eval_shape(light.init, jax.random.key(0), images)
+    layer = default_map(model, images.shape)
+    project = visualize.attributions._grad_cam(model, layer)
+    classes = jax.ShapeDtypeStruct((2,), jnp.int32)
+    maps = jax.eval_shape(project, variables, images, classes)
+    assert maps.shape == layer_shapes(model, images.shape)[layer][:3]
+    back = visualize.deconvnets._projector(model, layer, False)
+    pixels, *_ = jax.eval_shape(back, variables, images, classes)
+    assert pixels.shape == images.shape
+
+
+@pytest.fixture(scope="module")
+def files(lenet, tmp_path_factory):
+    """A folder of photographs, and a file of weights."""
+    folder = tmp_path_factory.mktemp("visualize")
+    model, variables, images = lenet
+    convert.save_torch(folder / "lenet.safetensors", variables)
+    (folder / "photos").mkdir()
+    for number, image in enumerate(images[:3, ..., 0]):
+        pixels = np.uint8(np.clip(128 + 60 * image, 0, 255))
+        Image.fromarray(pixels).save(folder / "photos" / f"{number}.png")
+    return folder
+
+
+def network(files):
+    return ["--model", "lenet5", "--weights", str(files / "lenet.safetensors")]
+
+
+def png_size(path):
+    with Image.open(path) as image:
+        image.load()
+        return image.size
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["filters"],
+        ["features", "photos/0.png", "--layer", "conv1", "--num_units", "4"],
+        ["deconvnet", "photos", "--layer", "conv2", "--num_units", "2", "--top", "3"],
+        ["saliency", "photos/*.png", "--method", "integrated", "--class", "7"],
+        ["gradcam", "photos", "--layer", "conv2"],
+        ["occlusion", "photos/1.png", "--size", "8", "--stride", "8"],
+        ["maximize", "--units", "1,2", "--steps", "2"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_every_kind_writes_its_picture(arguments, files, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(files)
+    out = tmp_path / "picture.png"
+    command = ["visualize", *arguments, *network(files), "--out", str(out)]
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out == f"Wrote {out}.\n"
+    width, height = png_size(out)
+    assert width > 300 and height > 150
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["gradcam", "photos", "--layer", "conv9"], "layer 'conv9' is unknown.*did you mean"),
+        (["gradcam", "photos", "--layer", "fc2"], "no height and width"),
+        (["deconvnet", "photos", "--layer", "conv2", "--units", "99"], "unit 99 does not exist"),
+        (["deconvnet", "photos", "--units", "one"], "--units=one must be numbers"),
+        (["deconvnet", "photos", "--top", "0"], "--top=0 must be at least 1"),
+        (["saliency", "photos", "--class", "cat"], "--class=cat is unknown"),
+        (["saliency"], "No image is named"),
+        (["saliency", "empty"], "empty"),
+        (["saliency", "torn.png"], "torn.png"),
+        (["filters", "--layer", "fc1"], "--layer=fc1 is no convolution"),
+        (["filters", "--out", "picture.pdf"], "must end in .png"),
+        (["filters", "--out", "nowhere/picture.png"], "there is no folder nowhere"),
+        (["maximize", "--layer", "conv1", "--units", "6"], "unit 6 does not exist"),
+    ],
+)
+def test_mistakes_are_one_sentence(arguments, words, files, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(files)
+    (files / "empty").mkdir(exist_ok=True)
+    (files / "torn.png").write_bytes((files / "photos" / "0.png").read_bytes()[:90])
+    out = [] if "--out" in arguments else ["--out", str(tmp_path / "picture.png")]
+    assert cli.main(["visualize", *arguments, *network(files), *out]) == 2
+    error = capsys.readouterr().err
+    assert re.search(words, error) and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_of_another_model_are_refused(files, tmp_path, capsys):
+    command = ["visualize", "filters", "--model", "nin", "--out", str(tmp_path / "picture.png")]
+    assert cli.main([*command, "--weights", str(files / "lenet.safetensors")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_runs_as_a_process(files, tmp_path):
+    command = ["visualize", "filters", *network(files), "--out", str(tmp_path / "picture.png")]
+    result = subprocess.run(
+        [sys.executable, "-m", "jaxcnn", *command], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert png_size(tmp_path / "picture.png")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, data_dir):
+    """What is left of the run that the documentation shows, on digits and not trained."""
+    config = resolve(open_config("vgg", "digits"))
+    config.model_args.blocks = ((1, 32), (1, 64), (2, 128))
+    config.model_args.batch_norm = True
+    folder = tmp_path_factory.mktemp("documented")
+    workdir = folder / "runs" / "vgg"
+    workdir.mkdir(parents=True)
+    (workdir / "config.json").write_text(json.dumps(as_json(config)))
+    (workdir / "classes.json").write_text(json.dumps([str(digit) for digit in range(10)]))
+    model = make_model(config, 10)
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 1)))
+    convert.save_torch(workdir / "weights.safetensors", variables)
+    open_source("digits", "test", data_dir)  # prepares it
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", documented_commands("docs/looking-inside.md", "visualize"))
+def test_documented_commands(line, run, data_dir):
+    kind = line.split()[2]
+    light = line.replace("--steps 256", "--steps 2")
+    more = "" if kind in ("filters", "maximize") else f" --data_dir {data_dir}"
+    result = run_documented(light + more, {}, run, {}, heavy=("tensorflow", "torch"))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert png_size(run / f"{kind}.png")
