@@ -50,8 +50,6 @@ def run(arguments: argparse.Namespace) -> int:
         UserError: if a folder is not that of a run, or the file cannot be written.
     """
     folders = list(dict.fromkeys(Path(name).resolve() for name in arguments.runs))
-    for folder in folders:
-        _check_run(folder)
     from tqdm import tqdm
 
     from jaxcnn.io.atomic import atomic_write
@@ -112,17 +110,6 @@ def write_pictures(workdir: Path) -> None:
             file.write(content)
 
 
-def _check_run(folder: Path) -> None:
-    from jaxcnn.training.workdir import CONFIG
-
-    if not (folder / CONFIG).is_file():
-        what = f"has no {CONFIG}" if folder.is_dir() else "is not a folder"
-        raise UserError(
-            f"{folder} {what}: it is not the workdir of a run; give folders that "
-            f"train.py --workdir has written."
-        )
-
-
 def _names(folders: Sequence[Path]) -> list[str]:
     """Short names that differ: the paths below what all have in common."""
     if len(folders) == 1:
@@ -140,7 +127,7 @@ def read_run(folder: Path, name: str, *, with_kernel: bool = True) -> "Run":
         with_kernel: whether to read the filters of its first layer.
 
     Raises:
-        UserError: if a file is damaged.
+        UserError: if it is not the workdir of a run, or a file is damaged.
     """
     from jaxcnn.training import workdir
     from jaxcnn.training.metrics import read_metrics

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxcnn.data.grid import filter_grid
 from jaxcnn.visualize import runs as pictures
-from jaxcnn.visualize.images import figure_png, filter_grid, png
+from jaxcnn.visualize.images import figure_png, png
 
 _DPI = 150  # of figures, which are shown at 100: sharp on screens of small pixels
 _WORST = 10  # pairs of classes per run
