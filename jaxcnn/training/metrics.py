@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from jaxcnn.io.atomic import atomic_write
 from jaxcnn.training.workdir import METRICS, TENSORBOARD
@@ -30,6 +29,9 @@ class MetricsWriter:
         start_step: int = 0,
         report: Callable[[str], None] = lambda sentence: None,
     ):
+        # Not above: it imports torch where that is installed, which reading does not need.
+        from tensorboardX import SummaryWriter
+
         path = workdir / METRICS
         lines, damaged = read_lines(path)
         if damaged:
