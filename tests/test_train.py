@@ -135,12 +135,13 @@ def events(content: bytes):
 
 
 def test_report_on_a_trained_run_opens_in_a_browser(trained, tmp_path):
-    """The command of the docs."""
-    (line,) = documented_commands("docs/training.md", "report")
+    """The commands of the docs."""
     for name in ("runs/a", "runs/b"):
         shutil.copytree(trained, tmp_path / name)
-    result = run_documented(line, {}, tmp_path, {}, heavy=("tensorflow", "torch"))
-    assert (result.returncode, result.stderr) == (0, "")
+    for document in ("README.md", "docs/training.md"):
+        for line in documented_commands(document, "report"):
+            result = run_documented(line, {}, tmp_path, {}, heavy=("tensorflow", "torch"))
+            assert (result.returncode, result.stderr) == (0, "")
     page = open_page(tmp_path / "report.html", tmp_path)
     assert (page.requests, page.errors) == ([], [])
     # Curves of both, and of each confusion, mistakes and filters.
