@@ -20,6 +20,7 @@ COMMANDS = (
     *("convert", "inspect", "models", "summary", "check"),
     *("predict", "validate", "visualize", "report"),
 )
+KINDS = ("filters", "features", "deconvnet", "saliency", "gradcam", "occlusion", "maximize")
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +153,7 @@ def test_help_has_an_example_and_imports_nothing_heavy():
 import sys
 from jaxcnn.cli import main
 
-for command in {[[], *([c] for c in COMMANDS)]!r}:
+for command in {[[], *([c] for c in COMMANDS), *(["visualize", k] for k in KINDS)]!r}:
     try:
         main([*command, "--help"])
     except SystemExit as exit:
@@ -163,6 +164,8 @@ assert not heavy, heavy
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRON, check=True
     ).stdout
+    for kind in KINDS:
+        assert re.search(rf"^  jaxcnn visualize {kind}\b", out, re.MULTILINE)
     for command in COMMANDS:
         assert re.search(rf"^usage: jaxcnn {command} ", out, re.MULTILINE)
         # in its own help, and in that of jaxcnn
