@@ -25,7 +25,7 @@ def maximize(
     learning_rate: float = 0.05,
     jitter: int | None = None,
     seed: int = 0,
-    report: Callable[[], Any] = lambda: None,
+    report: Callable[[int, int], Any] = lambda done, total: None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find images that excite classes, or units of a layer, by gradient ascent.
 
@@ -47,7 +47,7 @@ def maximize(
         learning_rate: of Adam.
         jitter: largest shift, in pixels; None: a sixteenth of the image.
         seed: of the first image and the shifts.
-        report: called after each step.
+        report: called with the number of steps that are done, and that of all.
 
     Returns:
         The images, ``[U, H, W, C]`` with pixels 0 to 1, and the values that they reach, ``[U]``.
@@ -91,7 +91,7 @@ def maximize(
     state = optimizer.init(waves)
     for number in range(steps):
         waves, state = step(variables, waves, state, jax.random.fold_in(key, number))
-        report()
+        report(number + 1, steps)
     images, values = result(variables, waves)
     return np.asarray(images), np.asarray(values)
 
