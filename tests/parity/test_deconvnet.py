@@ -150,6 +150,44 @@ def test_deconvnet_projects_as_an_explicit_one_in_torch(name, layer, units, netw
         assert (np.asarray(ours.position) @ [width, 1] == expected[2].numpy()).all()
 
 
+def test_biases_are_added_as_the_textbooks_do(networks, one_thread):
+    model, variables, chain, x = networks["vgg11"]
+    expected, *_ = TorchDeconvnet(chain, biases=True).project(torch.from_numpy(x), "features.8", 3)
+    ours = visualize.deconvnet(model, variables, nhwc(x), "features.8", 3, biases=True)
+    plain = visualize.deconvnet(model, variables, nhwc(x), "features.8", 3)
+    assert relative_error(ours.pixels, nhwc(expected.numpy())) <= TOLERANCE
+    assert relative_error(plain.pixels, nhwc(expected.numpy())) > 0.01
+
+
+class ZFDeconvnet(nn.Module):
+    """The deconvnet of ZFNet's third convolution, for images of 70x70 pixels."""
+
+    @nn.compact
+    def __call__(self, signal, switches):
+        def transposed(channels, size, name, **window):
+            return layers.ConvTranspose(channels, size, use_bias=False, name=name, **window)
+
+        signal = transposed(256, 3, "conv3", padding=1)(signal)
+        signal = nn.relu(layers.max_unpool(signal, switches["pool2"]["indices"], (7, 7)))
+        signal = transposed(96, 5, "conv2", stride=2)(signal)
+        signal = nn.relu(layers.max_unpool(signal, switches["pool1"]["indices"], (33, 33)))
+        return transposed(3, 7, "conv1", stride=2, padding=1, output_padding=1)(signal)
+
+
+def test_zfnets_switches_and_tied_kernels_give_the_same(networks):
+    """A second network that is written out, as the paper draws it in figure 1."""
+    model, variables, _, x = networks["zfnet"]
+    x = nhwc(x)
+    ours = visualize.deconvnet(model, variables, x, "conv3", 42)
+    _, state = jit(lambda v, x: model.apply(v, x, mutable=["switches"]))(variables, x)
+    shape = visualize.layer_shapes(model, x.shape)["conv3"]
+    rows, columns = np.asarray(ours.position).T
+    alone = jnp.zeros(shape).at[jnp.arange(2), rows, columns, 42].set(ours.activation)
+    tied = {f"conv{n}": {"kernel": variables["params"][f"conv{n}"]["kernel"]} for n in (1, 2, 3)}
+    expected = jit(ZFDeconvnet().apply)({"params": tied}, alone, state["switches"])
+    assert relative_error(ours.pixels, expected) <= TOLERANCE
+
+
 @pytest.mark.parametrize("ceil_mode", [False, True])
 def test_unpooling_puts_values_back_as_torch_does(ceil_mode, one_thread):
     x = torch.from_numpy(images(2, 3, 9, 12)).round()  # with ties
