@@ -40,7 +40,7 @@ def pictures(count: int, channels: int = 3, dtype=np.float32, height: int = 6, w
     rng = np.random.default_rng(0)
     images = rng.random((count, height, width, channels)).astype(dtype)
     images[:, 0] = images[:, 0, :, :1]  # grays
-    images[:, 1] = images[:, 1] > 0.5  # pure colours: ties of two channels
+    images[:, 1] = images[:, 1] > 0.5  # pure colors: ties of two channels
     images[:, 2, 0], images[:, 2, 1] = 0, 1
     return images
 
@@ -62,7 +62,7 @@ def assert_same_distribution(ours, reference) -> None:
     assert scipy.stats.ks_2samp(np.asarray(ours), np.asarray(reference)).pvalue > 1e-4
 
 
-# Colours
+# Colors
 
 
 def torchvisions_hue_in_float64(image: torch.Tensor, factor: float) -> torch.Tensor:

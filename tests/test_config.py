@@ -147,7 +147,7 @@ def test_a_number_is_an_initializer_on_the_command_line(root):
             {"depths": (4, 6), "widths": (32, 80), "group_widths": (16, 16), "conv_bias": True},
         ),
     ],
-    ids=["vgg", "alexnet_original", "zfnet without normalisation", "zfnet", "resnext", "anynet"],
+    ids=["vgg", "alexnet_original", "zfnet without normalization", "zfnet", "resnext", "anynet"],
 )
 def test_textbook_forms_are_built_from_the_command_line(model, arguments, root):
     values = flags.FlagValues()

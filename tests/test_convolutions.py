@@ -177,7 +177,7 @@ def test_spatially_separable_convolution_is_kx1_then_1xk():
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")  # the old names are ours too
 @pytest.mark.parametrize("layer", ["conv", "linear"])
-def test_weight_normalisation_equals_torchs(layer):
+def test_weight_normalization_equals_torchs(layer):
     if layer == "conv":
         ours = layers.Conv(4, 3, groups=2, weight_norm=True, **float64)
         theirs = torch.nn.Conv2d(6, 4, 3, groups=2)
@@ -187,7 +187,7 @@ def test_weight_normalisation_equals_torchs(layer):
         assert_same(ours, torch.nn.utils.weight_norm(torch.nn.Linear(6, 4)), array(3, 6))
 
 
-def test_weight_normalisation_starts_from_the_plain_kernel():
+def test_weight_normalization_starts_from_the_plain_kernel():
     x = jnp.asarray(array(2, 5, 5, 6))
     params = layers.Conv(4, 3, weight_norm=True).init(jax.random.key(0), x)["params"]
     plain = layers.Conv(4, 3, use_bias=False)
@@ -216,7 +216,7 @@ def test_initial_weights_can_be_chosen_for_the_whole_network():
     assert own["fc1"].std() == pytest.approx(1, rel=0.05)
 
 
-def test_unknown_initialisation_raises_with_suggestions():
+def test_unknown_initialization_raises_with_suggestions():
     with pytest.raises(UserError, match="weight_init='xavier' is unknown; did you mean 'xavier_"):
         kernels(weight_init="xavier")
 

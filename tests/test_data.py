@@ -449,7 +449,7 @@ def test_ten_crops_have_their_own_axis(photos):
     np.testing.assert_array_equal(ten[:, 9], one[:, :, ::-1])
 
 
-def test_channels_convert_between_gray_and_colour(photos, digits):
+def test_channels_convert_between_gray_and_color(photos, digits):
     source = open_source("photos", "validation", photos)
     (batch,) = pipeline.eval_batches(source, evaluation(source, channels=1), batch_size=11)
     assert batch["image"].shape == (11, 32, 32, 1)

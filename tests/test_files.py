@@ -143,18 +143,18 @@ def test_csv_dataset_loads(tmp_path, headings):
 
 
 def test_array_files_load_as_images(tmp_path):
-    colour = photo(1, 6, 5).copy()
+    color = photo(1, 6, 5).copy()
     files = {
-        "colour.npy": colour,
-        "gray.npy": colour[..., 0],
-        "several.npy": np.stack([colour, colour[::-1]]),
-        "floating.npy": (colour / 255).astype(np.float32),
+        "color.npy": color,
+        "gray.npy": color[..., 0],
+        "several.npy": np.stack([color, color[::-1]]),
+        "floating.npy": (color / 255).astype(np.float32),
     }
     folder = tmp_path / "train" / "a"
     folder.mkdir(parents=True)
     for name, array in files.items():
         np.save(folder / name, array)
-    tensor = torch.from_numpy(colour).permute(2, 0, 1)
+    tensor = torch.from_numpy(color).permute(2, 0, 1)
     torch.save(tensor, folder / "tensor.pt")
     torch.save(torch.stack([tensor, tensor]), folder / "tensors.pt")
     torch.save(tensor.contiguous() / 255, folder / "old.pt", _use_new_zipfile_serialization=False)
@@ -162,11 +162,11 @@ def test_array_files_load_as_images(tmp_path):
     assert source.num_examples == 9
     for number in range(9):
         name = source.describe(number)
-        expected = colour
+        expected = color
         if name.endswith("gray.npy"):
-            expected = np.stack([colour[..., 0]] * 3, -1)
+            expected = np.stack([color[..., 0]] * 3, -1)
         elif name.startswith("image 1 of") and name.endswith("several.npy"):
-            expected = colour[::-1]
+            expected = color[::-1]
         image = from_array(source.read(number)[0], 3)
         np.testing.assert_array_equal(image, expected, err_msg=name)
 

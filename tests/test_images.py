@@ -82,7 +82,7 @@ def test_decoded_formats_equal_torchvision_loader(name, channels):
     np.testing.assert_array_equal(ours, reference.reshape(ours.shape))
 
 
-def test_cmyk_colours_are_close_to_the_original():
+def test_cmyk_colors_are_close_to_the_original():
     ours = images.decode(PICTURES["cmyk jpeg"], 3).astype(int)
     assert np.abs(ours - photo(3, 61, 83)).mean() < 5
 
@@ -182,11 +182,11 @@ def test_formats_that_run_other_programs_raise():
 
 
 def test_arrays_convert_to_images():
-    colour = photo(3, 5, 7)
-    np.testing.assert_array_equal(images.from_array(colour, 3), colour)
-    np.testing.assert_array_equal(images.from_array(colour / np.float32(255), 3), colour)
-    gray = np.asarray(Image.fromarray(colour).convert("L"))
-    np.testing.assert_array_equal(images.from_array(colour, 1)[..., 0], gray)
+    color = photo(3, 5, 7)
+    np.testing.assert_array_equal(images.from_array(color, 3), color)
+    np.testing.assert_array_equal(images.from_array(color / np.float32(255), 3), color)
+    gray = np.asarray(Image.fromarray(color).convert("L"))
+    np.testing.assert_array_equal(images.from_array(color, 1)[..., 0], gray)
     np.testing.assert_array_equal(images.from_array(gray, 3), np.stack([gray] * 3, -1))
 
 
@@ -299,7 +299,7 @@ def test_crop_boxes_have_torchvision_distribution(size):
             "aspect": width / height,
             "top": top,
             "left": left,
-            "centre": (top + height / 2) - (left + width / 2),
+            "center": (top + height / 2) - (left + width / 2),
         }
 
     for name, sample in statistics(ours).items():

@@ -199,17 +199,17 @@ def test_batch_norm_in_bfloat16_keeps_float32_statistics():
     np.testing.assert_allclose(new["batch_stats"]["mean"], 0.1 * mean, rtol=1e-6)
 
 
-def test_synchronised_batch_norm_uses_the_batches_of_all_replicas():
+def test_synchronized_batch_norm_uses_the_batches_of_all_replicas():
     x = array(0, 4, 6, 5, 5, 2)  # four replicas of six images
-    synchronised = layers.BatchNorm(axis_name="batch", param_dtype=jnp.float64)
+    synchronized = layers.BatchNorm(axis_name="batch", param_dtype=jnp.float64)
     alone = layers.BatchNorm(param_dtype=jnp.float64)
-    variables = synchronised.init(jax.random.key(0), x[0])
+    variables = synchronized.init(jax.random.key(0), x[0])
 
     def loss(norm, x):
         y, new = norm.apply(variables, x, train=True, mutable=["batch_stats"])
         return (y**3).sum(), new["batch_stats"]
 
-    by_replica = jax.grad(functools.partial(loss, synchronised), has_aux=True)
+    by_replica = jax.grad(functools.partial(loss, synchronized), has_aux=True)
     grads, stats = jax.pmap(by_replica, axis_name="batch")(x)
     whole = x.reshape(24, 5, 5, 2)
     grad, stat = jax.grad(functools.partial(loss, alone), has_aux=True)(whole)

@@ -110,7 +110,7 @@ def test_inputs_shown_are_what_the_network_is_trained_on(experiment):
     np.testing.assert_array_equal(grid, image_grid(own, columns=8, scale=3))
 
     erased = first_inputs(erasing, normalize, batch)
-    zero = round(255 * plain.mean[0])  # after the normalisation
+    zero = round(255 * plain.mean[0])  # after the normalization
     assert (grid == zero).mean() < 0.05 < (erased == zero).mean() < 0.35
     others = (grid != zero) & (erased != zero)
     np.testing.assert_array_equal(grid[others], erased[others])

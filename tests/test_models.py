@@ -322,7 +322,7 @@ def test_basic_blocks_refuse_other_widths():
         shapes("resnet18", width_per_group=128)
 
 
-# Compiles faster, without LLVM's optimisations.
+# Compiles faster, without LLVM's optimizations.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 

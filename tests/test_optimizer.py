@@ -1,4 +1,4 @@
-"""Optimisers beyond what tests/parity compares over twenty steps."""
+"""Optimizers beyond what tests/parity compares over twenty steps."""
 
 import jax
 import jax.numpy as jnp

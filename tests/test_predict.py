@@ -323,7 +323,7 @@ def test_weights_for_gray_images_and_for_four_channels(tmp_path):
     used = loaded(model="squeezenet1_1", weights=str(tmp_path / "1.pth"))
     assert used.preprocess.shape == (224, 224, 1)
     assert used.classes == ("0", "1", "2", "3")
-    # The means of those of colours.
+    # The means of those of colors.
     np.testing.assert_allclose((*used.mean, *used.std), (0.449, 0.226))
     with pytest.raises(UserError, match="for images of 4 channels"):
         loaded(model="squeezenet1_1", weights=str(tmp_path / "4.pth"))

@@ -280,7 +280,7 @@ def test_another_optimizer_does_not_get_the_arguments_of_the_recipes():
 
 @pytest.mark.parametrize("dataset", sorted(DATASETS))
 def test_small_datasets_inherit_nothing_of_an_imagenet_recipe(dataset):
-    """Only what is listed for the network: a smaller rate, larger images, another optimiser."""
+    """Only what is listed for the network: a smaller rate, larger images, another optimizer."""
     ours = flat(resolve(open_config("resnet18", dataset)))
     for model, recipe in RECIPES.items():
         theirs = flat(resolve(open_config(model, dataset)))

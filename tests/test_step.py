@@ -158,12 +158,12 @@ class TinyNet(Classifier):
         return layers.Linear(self.num_classes, name="fc")(x.mean((1, 2)))
 
 
-def test_four_replicas_with_synchronised_batch_norm_equal_one():
+def test_four_replicas_with_synchronized_batch_norm_equal_one():
     four = train(TinyNet(axis_name="batch"), batch(16), devices=4)
     assert_close(four, train(TinyNet(), batch(16)))
 
 
-def test_replica_normalises_with_its_own_batch_unless_synchronised():
+def test_replica_normalizes_with_its_own_batch_unless_synchronized():
     data = batch(16)
     data["image"] *= np.arange(1, 17, dtype=np.float32)[:, None, None, None]  # unequal replicas
     (four, _), (one, _) = train(TinyNet(), data, devices=4), train(TinyNet(), data)

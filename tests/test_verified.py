@@ -291,7 +291,7 @@ def test_checkpoint_of_an_earlier_version_is_read_with_a_warning(old):
 
 def test_damaged_checkpoint_of_an_earlier_version_is_an_error(old):
     arrays_file(old / "11").unlink()
-    with pytest.raises(UserError, match="different model or optimiser, or is damaged"):
+    with pytest.raises(UserError, match="different model or optimizer, or is damaged"):
         resumed(old)
     (old / "11" / METADATA).write_text("{")
     with pytest.raises(UserError, match="No intact checkpoint is left"):

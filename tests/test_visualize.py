@@ -162,7 +162,7 @@ def test_integrated_gradients_warn_where_they_do_not_add_up(lenet):
     assert len(found) == 2 and "image 1 fail to add up" in found[1]
 
 
-def test_a_layer_within_a_rematerialised_block_can_be_looked_into():
+def test_a_layer_within_a_rematerialized_block_can_be_looked_into():
     plain = DenseNet(block_config=(1,), num_classes=3)
     light = plain.clone(memory_efficient=True)
     layer = "features.denseblock1.denselayer1.conv1"

@@ -275,7 +275,7 @@ def _input_channels(model: "Classifier", variables: Mapping[str, Any]) -> int:
 
 
 def _per_channel(values: Sequence[float], channels: int) -> Sequence[float]:
-    """Means or standard deviations of colours as those of gray images, if there is one channel."""
+    """Means or standard deviations of colors as those of gray images, if there is one channel."""
     return [sum(values) / len(values)] if channels == 1 else values
 
 

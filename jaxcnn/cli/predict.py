@@ -49,7 +49,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--crops",
         type=int,
         choices=(1, 10),
-        help="10: the mean of the corners and the centre, mirrored too; by default 1, or as the "
+        help="10: the mean of the corners and the center, mirrored too; by default 1, or as the "
         "run was evaluated",
     )
     parser.add_argument(

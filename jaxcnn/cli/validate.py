@@ -62,7 +62,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--crops",
         type=int,
         choices=(1, 10),
-        help="10: the mean of the corners and the centre, mirrored too; by default 1, or as the "
+        help="10: the mean of the corners and the center, mirrored too; by default 1, or as the "
         "run was evaluated",
     )
     parser.add_argument(
@@ -190,7 +190,7 @@ def _with_labels_of(used: network.Network, source: "Source", dataset: str) -> "S
         UserError: if a class of the source is not one of the network's.
     """
     from jaxcnn.data.class_names import in_words
-    from jaxcnn.data.source import Relabelled
+    from jaxcnn.data.source import Relabeled
 
     names = in_words(source.classes)
     if names == used.classes[: len(names)]:
@@ -210,7 +210,7 @@ def _with_labels_of(used: network.Network, source: "Source", dataset: str) -> "S
                 f"The dataset {dataset} has the class {name!r}, which is not one of the network's "
                 f"{len(labels)} classes; {suggest(name, labels)}"
             )
-    return Relabelled(source, [labels[name] for name in names], used.classes)
+    return Relabeled(source, [labels[name] for name in names], used.classes)
 
 
 def _as_text(result: dict[str, Any]) -> str:

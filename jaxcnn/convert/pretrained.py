@@ -88,7 +88,7 @@ def load_pretrained(
             ``~/.cache/jaxcnn``), and their hash is verified.
         num_classes: length of the logits; None: that of the weights.
         key: see :func:`jaxcnn.convert.load_checkpoint`.
-        skip: modules that are newly initialised, such as ``("fc",)``; see
+        skip: modules that are newly initialized, such as ``("fc",)``; see
             :func:`jaxcnn.convert.from_torch`.
         rng: key for their initial values.
         **kwargs: other arguments of the architecture, such as ``dtype``; see
@@ -124,7 +124,7 @@ def load_pretrained(
         head, classes = next(iter(other_heads.items()))
         raise UserError(
             f"{path} has {classes} classes (in {head!r}) where num_classes is {num_classes}; "
-            f"leave num_classes out, or initialise a new head with skip={tuple(other_heads)!r} "
+            f"leave num_classes out, or initialize a new head with skip={tuple(other_heads)!r} "
             f"and rng=jax.random.key(0)."
         )
     return fitting, from_torch(state_dict, fitting, skip=skip, rng=rng)

@@ -9,7 +9,7 @@ torch                               Flax                                  axes
 ``a.b.weight``, convolution         ``params/a/b/kernel``                 OIHW to HWIO
 ``a.b.weight``, linear              ``params/a/b/kernel``                 OI to IO
 ``a.b.weight_g``, ``weight_v``      ``params/a/b/kernel_g``, ``kernel_v`` as those of kernels
-``a.b.weight``, normalisation       ``params/a/b/scale``                  unchanged
+``a.b.weight``, normalization       ``params/a/b/scale``                  unchanged
 ``a.b.bias``                        ``params/a/b/bias``                   unchanged
 ``a.b.running_mean``                ``batch_stats/a/b/mean``              unchanged
 ``a.b.running_var``                 ``batch_stats/a/b/var``               unchanged
@@ -109,7 +109,7 @@ def from_torch(
         model: the network. The number of input channels is read from the kernel of its first
             convolution in the state dict, other shapes from the model at its default input size.
         skip: modules to leave out of the state dict: ``("fc",)`` for a head of another size.
-            They are newly initialised.
+            They are newly initialized.
         rng: key for their initial values.
 
     Returns:
@@ -129,7 +129,7 @@ def from_torch(
     """
     if skip and rng is None:
         raise UserError(
-            f"skip={tuple(skip)!r} initialises these modules; give rng=jax.random.key(0)."
+            f"skip={tuple(skip)!r} initializes these modules; give rng=jax.random.key(0)."
         )
     arrays = clean_state_dict(state_dict, model)
     channels = _input_channels(arrays, model)
@@ -182,7 +182,7 @@ def from_torch_unchecked(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         Flax variables of host arrays. A ``weight`` with one axis is taken as the scale of a
-        normalisation, any other as a kernel.
+        normalization, any other as a kernel.
 
     Raises:
         UserError: for a ``weight`` with a number of axes that no image network uses, or values
@@ -384,7 +384,7 @@ def _check_dtypes(arrays: Mapping[str, np.ndarray]) -> None:
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise UserError(
                 f"{name} is {array.dtype}; the weights of a network must be floating, so convert "
-                f"them first (a quantised model: dequantise it)."
+                f"them first (a quantized model: dequantize it)."
             )
 
 

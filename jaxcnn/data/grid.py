@@ -45,7 +45,7 @@ def filter_grid(
     """Show the filters of a convolution as images.
 
     Each filter has a scale of its own: zero is mid-gray, and its largest weight, of either sign,
-    black or white. Filters of three input channels are in colour. Those of one are gray; so are
+    black or white. Filters of three input channels are in color. Those of one are gray; so are
     those of other numbers of channels, which have a row for each filter with an image for each
     channel.
 

@@ -36,7 +36,7 @@ def decode(encoded: bytes, channels: int) -> np.ndarray:
 
     Args:
         encoded: the content of the file.
-        channels: 3 (colour; a gray image gets three equal channels) or 1 (luma).
+        channels: 3 (color; a gray image gets three equal channels) or 1 (luma).
 
     Returns:
         ``[H, W, channels]`` uint8.
@@ -91,7 +91,7 @@ def from_array(array: np.ndarray, channels: int) -> np.ndarray:
 
     Args:
         array: ``[H, W]`` or ``[H, W, C]``, uint8, or floating with values in 0 to 1.
-        channels: see :func:`decode`; colours are converted to gray as Pillow does.
+        channels: see :func:`decode`; colors are converted to gray as Pillow does.
 
     Returns:
         ``[H, W, channels]`` uint8.

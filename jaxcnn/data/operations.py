@@ -80,7 +80,7 @@ def apply(
         operation: one of those of :mod:`jaxcnn.data.spaces`.
         magnitude: the tangent of the angle of a shear; the pixels of a translation to the right
             or down, rounded towards zero; the degrees of a rotation, counter-clockwise; the
-            change of the factor 1 of brightness, colour, contrast and sharpness; the bits that
+            change of the factor 1 of brightness, color, contrast and sharpness; the bits that
             Posterize keeps; the value from which Solarize inverts. The others ignore it.
         interpolation: of shears, translations and rotations, one of :data:`INTERPOLATIONS`.
 

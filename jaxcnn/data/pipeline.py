@@ -119,7 +119,7 @@ class EvalPreprocess(Preprocess):
 
     Attributes:
         resize_size: for ``resize_and_center_crop``, in pixels.
-        crops: 1, or 10 for the four corners and the centre, and their mirror images.
+        crops: 1, or 10 for the four corners and the center, and their mirror images.
     """
 
     resize_size: int = 0

@@ -29,7 +29,7 @@ class Preset:
             ``FITS``.
         padding: pixels on each side before a random crop (``pad_and_crop``).
         flip: whether half of the training images are mirrored left to right.
-        resize_size: length of the shorter side before the centre crop
+        resize_size: length of the shorter side before the center crop
             (``resize_and_center_crop``) or the random crop (``resize_and_crop``).
     """
 

@@ -83,7 +83,7 @@ def open_source(name: str, split: str | None, data_dir: str | None = None) -> So
     return open_prepared(name, split, data_dir, others=_NOTATION)
 
 
-class Relabelled:
+class Relabeled:
     """A source with other labels: those of a network with more classes, or in another order.
 
     Args:

@@ -31,7 +31,7 @@ def _positions(weights: np.ndarray, height: int, width: int, size: int) -> np.nd
     Source: ``_gen_affine_grid`` of torchvision, and ``unnormalize`` of torch's ``grid_sample``.
 
     Args:
-        weights: of x and y, measured from the centre, and a constant, ``[3]`` float32.
+        weights: of x and y, measured from the center, and a constant, ``[3]`` float32.
         height: of the image, in pixels.
         width: of the image, in pixels.
         size: of the axis: height or width.
@@ -44,7 +44,7 @@ def _positions(weights: np.ndarray, height: int, width: int, size: int) -> np.nd
 
 
 def _affine(pixels: np.ndarray, interpolation: str, *inverse: float) -> np.ndarray:
-    """Transform by the six numbers that map a position, from the centre, to one in ``pixels``."""
+    """Transform by the six numbers that map a position, from the center, to one in ``pixels``."""
     height, width, channels = pixels.shape
     weights = np.array(inverse, np.float32).reshape(2, 3)
     x = _positions(weights[0], height, width, width)
@@ -62,8 +62,8 @@ def _affine(pixels: np.ndarray, interpolation: str, *inverse: float) -> np.ndarr
     bordered = np.pad(pixels, [(1, 1), (1, 1), (0, 0)]).reshape(-1, channels).T.astype(np.float64)
     result = np.zeros((channels, height, width), np.float32)
     for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        neighbours = bordered.take(rows[i] * (width + 2) + columns[j], axis=1)
-        result = _fused_multiply_add(neighbours, parts_x[j] * parts_y[i], result)
+        neighbors = bordered.take(rows[i] * (width + 2) + columns[j], axis=1)
+        result = _fused_multiply_add(neighbors, parts_x[j] * parts_y[i], result)
     return np.ascontiguousarray(np.moveaxis(np.rint(result).astype(np.uint8), 0, -1))
 
 

@@ -132,7 +132,7 @@ def _shape_with_shorter(image: np.ndarray, size: int) -> tuple[int, int]:
 
 
 def center_crop(image: np.ndarray, size: int) -> np.ndarray:
-    """Crop the centre after adding a black border where the image is smaller.
+    """Crop the center after adding a black border where the image is smaller.
 
     As ``torchvision.transforms.CenterCrop(size)``.
     """
@@ -144,7 +144,7 @@ def center_crop(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def ten_crop(image: np.ndarray, size: int) -> np.ndarray:
-    """Crop four corners and the centre, then mirrored: ``torchvision.transforms.TenCrop(size)``.
+    """Crop four corners and the center, then mirrored: ``torchvision.transforms.TenCrop(size)``.
 
     Source: Krizhevsky et al. 2012, section 4.1. The image must not be smaller than ``size``.
 
@@ -162,7 +162,7 @@ def ten_crop(image: np.ndarray, size: int) -> np.ndarray:
 def fit(image: np.ndarray, size: int, how: str, interpolation: str = "bilinear") -> np.ndarray:
     """Bring an image to ``size`` x ``size``: ``how`` is ``"resize"`` or ``"pad"``.
 
-    ``"pad"`` adds a black border to a smaller image and crops the centre of a larger one.
+    ``"pad"`` adds a black border to a smaller image and crops the center of a larger one.
     """
     return center_crop(image, size) if how == "pad" else resize(image, size, size, interpolation)
 

@@ -1,7 +1,7 @@
 """The single-GPU AlexNet, as ``torchvision.models.alexnet`` defines it.
 
 Krizhevsky 2014, "One weird trick for parallelizing convolutional neural networks": a single tower
-with 64, 192, 384, 256 and 256 channels and without local response normalisation.
+with 64, 192, 384, 256 and 256 channels and without local response normalization.
 """
 
 from functools import partial

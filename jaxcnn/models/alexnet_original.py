@@ -29,7 +29,7 @@ class AlexNetOriginal(Classifier):
     """Five convolutions and three dense layers (figure 2), for images of 227x227 pixels.
 
     The paper says 224, which does not give its 55x55 map without padding; its code used 227. The
-    AlexNet of textbooks has neither normalisation nor columns, as in Zhang, Lipton, Li and Smola,
+    AlexNet of textbooks has neither normalization nor columns, as in Zhang, Lipton, Li and Smola,
     "Dive into deep learning", section 8.1::
 
         models.alexnet_original(
@@ -46,7 +46,7 @@ class AlexNetOriginal(Classifier):
             2 gives the paper's maps for images of 224x224 pixels.
         two_columns: whether convolutions 2, 4 and 5 are split into two groups, which the paper
             keeps on two GPUs (section 3.2).
-        local_response_norm: whether the first two layers are normalised (section 3.3).
+        local_response_norm: whether the first two layers are normalized (section 3.3).
         dropout: dropout rate of the inputs of the first two dense layers (section 4.2).
         initial_bias: initial bias of convolutions 2, 4 and 5 and of the hidden dense layers, so
             that their ReLUs have positive inputs (section 5); the other biases are zero.
@@ -117,7 +117,7 @@ class AlexNetOriginal(Classifier):
         return linear(self.num_classes, bias_init=_zeros, name="fc8")(x)
 
     def normalized(self, x: jax.Array) -> jax.Array:
-        """Local response normalisation with the paper's constants, or the identity.
+        """Local response normalization with the paper's constants, or the identity.
 
         Like torch, the paper's code divides alpha by the number of channels in the sum.
         """

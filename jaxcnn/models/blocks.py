@@ -206,7 +206,7 @@ def check_width(width_mult: float) -> None:
 
 
 def transform_input(images: jax.Array) -> jax.Array:
-    """Rescale images ``[N, H, W, 3]`` from torchvision's normalisation to TensorFlow's.
+    """Rescale images ``[N, H, W, 3]`` from torchvision's normalization to TensorFlow's.
 
     From values with ImageNet's mean subtracted, divided by its standard deviation, to -1 to 1:
     torchvision's ``transform_input``, for weights trained in TensorFlow.
@@ -216,7 +216,7 @@ def transform_input(images: jax.Array) -> jax.Array:
     """
     if images.shape[-1] != 3:
         raise UserError(
-            "transform_input=True needs images of three channels, normalised with ImageNet's mean "
+            "transform_input=True needs images of three channels, normalized with ImageNet's mean "
             f"and standard deviation; these have {images.shape[-1]}. Use transform_input=False."
         )
     scale = [0.229 / 0.5, 0.224 / 0.5, 0.225 / 0.5]

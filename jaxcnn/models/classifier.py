@@ -62,7 +62,7 @@ class Classifier(Module, kw_only=True):
 
         Args:
             x: images, ``[N, H, W, C]``.
-            train: whether batch norms normalise with the statistics of this batch (and track them
+            train: whether batch norms normalize with the statistics of this batch (and track them
                 in the collection ``"batch_stats"``, which must be mutable) and dropout is active
                 (it draws from the rng stream ``"dropout"``).
 
@@ -104,14 +104,14 @@ def check_image_size(model: Classifier, image_shape: Sequence[int], *, train: bo
     Args:
         model: the network.
         image_shape: ``(N, H, W, C)``; N is the number of images that a batch norm sees: those of
-            one replica, or of all replicas with synchronised batch norm.
+            one replica, or of all replicas with synchronized batch norm.
         train: whether to check training, where auxiliary heads need larger images, or evaluation.
 
     Returns:
         The variables, ``{"params": ..., "batch_stats": ...}``, as shapes and dtypes.
 
     Raises:
-        UserError: the error that initialising or applying the model would raise.
+        UserError: the error that initializing or applying the model would raise.
 
     Example::
 
@@ -127,7 +127,7 @@ def check_image_size(model: Classifier, image_shape: Sequence[int], *, train: bo
 
 
 def smallest_image_size(model: Classifier, channels: int = 3, *, train: bool = True) -> int | None:
-    """The smallest square images that a newly initialised network accepts.
+    """The smallest square images that a newly initialized network accepts.
 
     Larger images may still be too large: in training the auxiliary heads of ``googlenet_original``
     accept 223 to 270 pixels. :func:`check_image_size` checks one size, and faster.
@@ -158,7 +158,7 @@ def _smallest_size(
         model: the network.
         images: an array or shape ``[N, H, W, C]``, of which H and W are ignored.
         train: whether for training or evaluation.
-        variables: the sizes must work with these; None: with those of a new initialisation.
+        variables: the sizes must work with these; None: with those of a new initialization.
 
     Returns:
         Found by bisection, because up to ``model.input_size`` every size above one that works

@@ -43,7 +43,7 @@ class DenseLayer(Module):
         growth_rate: output channels.
         bn_size: channels between the convolutions, as a multiple of the growth rate.
         drop_rate: dropout rate of the output.
-        memory_efficient: whether to recompute the concatenated and normalised input for the
+        memory_efficient: whether to recompute the concatenated and normalized input for the
             gradient instead of keeping it.
     """
 
@@ -141,7 +141,7 @@ class DenseNet(Classifier):
         num_init_features: channels of the stem.
         bn_size: channels between a dense layer's convolutions, as a multiple of the growth rate.
         drop_rate: dropout rate of the dense layers' outputs.
-        memory_efficient: whether to recompute the dense layers' concatenated and normalised
+        memory_efficient: whether to recompute the dense layers' concatenated and normalized
             inputs for the gradient instead of keeping them: memory then grows linearly with the
             number of layers, not quadratically. Parameters and results are the same. (In
             torchvision the running statistics differ: the second computation updates them again.)

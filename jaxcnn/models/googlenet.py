@@ -1,8 +1,8 @@
-"""GoogLeNet with batch normalisation, as ``torchvision.models.googlenet`` defines it.
+"""GoogLeNet with batch normalization, as ``torchvision.models.googlenet`` defines it.
 
 Szegedy et al. 2014, "Going deeper with convolutions", table 1. As in torchvision a batch norm
 follows every convolution, the "5x5" branches have 3x3 kernels, and there is no local response
-normalisation; :mod:`jaxcnn.models.googlenet_original` is the network of the paper.
+normalization; :mod:`jaxcnn.models.googlenet_original` is the network of the paper.
 """
 
 from functools import partial
@@ -135,7 +135,7 @@ class GoogLeNet(Classifier):
 
     Attributes:
         aux_logits: whether there are auxiliary heads.
-        transform_input: whether to rescale images normalised as for torchvision's other networks,
+        transform_input: whether to rescale images normalized as for torchvision's other networks,
             for weights from TensorFlow: see :func:`~jaxcnn.models.blocks.transform_input`.
         dropout: dropout rate of the last layer's input.
         dropout_aux: dropout rate of the auxiliary heads.
@@ -178,4 +178,4 @@ class GoogLeNet(Classifier):
         return logits
 
 
-googlenet = Builder("googlenet", GoogLeNet, "GoogLeNet with batch normalisation")
+googlenet = Builder("googlenet", GoogLeNet, "GoogLeNet with batch normalization")

@@ -1,9 +1,9 @@
 """GoogLeNet as published, the winner of the ImageNet challenge of 2014.
 
 Szegedy et al. 2014, "Going deeper with convolutions", table 1 and figure 3: convolutions
-with biases, 5x5 where torchvision has 3x3, local response normalisation in the stem and no batch
-normalisation. Where the paper gives no details, this follows Caffe's ``bvlc_googlenet``: the
-constants of the normalisation, rounding up in pooling layers (``ceil_mode``), and the initial
+with biases, 5x5 where torchvision has 3x3, local response normalization in the stem and no batch
+normalization. Where the paper gives no details, this follows Caffe's ``bvlc_googlenet``: the
+constants of the normalization, rounding up in pooling layers (``ceil_mode``), and the initial
 weights.
 """
 

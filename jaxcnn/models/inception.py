@@ -207,7 +207,7 @@ class Inception3(Classifier):
 
     Attributes:
         aux_logits: whether there is an auxiliary head.
-        transform_input: whether to rescale images normalised as for torchvision's other networks,
+        transform_input: whether to rescale images normalized as for torchvision's other networks,
             for weights from TensorFlow: see :func:`~jaxcnn.models.blocks.transform_input`.
         dropout: dropout rate of the last layer's input.
     """

@@ -14,11 +14,11 @@ _CAFFE_MEAN, _CAFFE_STD = (0.48235, 0.45882, 0.40784), (1 / 255,) * 3
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """The preprocessing of an image: resize, centre crop, normalise.
+    """The preprocessing of an image: resize, center crop, normalize.
 
     Attributes:
         resize_size: length of the shorter side after the resize, in pixels.
-        crop_size: height and width of the centre crop, in pixels.
+        crop_size: height and width of the center crop, in pixels.
         interpolation: of the resize, antialiased: ``"bilinear"`` or ``"bicubic"``.
         mean: one value per channel, for values in 0 to 1.
         std: likewise.

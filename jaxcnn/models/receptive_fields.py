@@ -143,7 +143,7 @@ def _apply(equation: Any, views: list[Views], known: list[Known]) -> list[tuple[
 
 
 def _called(equation: Any) -> core.ClosedJaxpr | None:
-    """The function that a call calls: of jit, a custom derivative, or rematerialisation."""
+    """The function that a call calls: of jit, a custom derivative, or rematerialization."""
     for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
         inner = equation.params.get(key)
         if inner is not None and equation.primitive.name not in ("scan", "while", "cond"):

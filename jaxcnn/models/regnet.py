@@ -2,7 +2,7 @@
 
 A network of the AnyNet design space (section 3.1, figure 3) has a stem, a body of stages, and a
 head; each stage has its own depth, width, group width and bottleneck ratio. RegNets (section 3.3)
-are those whose widths follow a quantised linear rule: :func:`regnet_stages`. Their blocks are the X
+are those whose widths follow a quantized linear rule: :func:`regnet_stages`. Their blocks are the X
 block or, with squeeze-and-excitation, the Y block (section 4). :class:`AnyNet` builds them all.
 """
 
@@ -74,7 +74,7 @@ def regnet_stages(
     group_width: int,
     bottleneck_ratio: float = 1.0,
 ) -> Stages:
-    """The stages of a RegNet by the quantised linear rule (section 3.3, equations 2 to 4).
+    """The stages of a RegNet by the quantized linear rule (section 3.3, equations 2 to 4).
 
     The width of block j, ``w_0 + w_a * j``, is rounded to the nearest ``w_0 * w_m ** s`` with an
     integer s (nearest on a logarithmic scale), then to a multiple of 8. Consecutive blocks of the

@@ -1,7 +1,7 @@
 """VGG, as ``torchvision.models.vgg`` defines it, and with any other blocks.
 
 Simonyan and Zisserman 2014, "Very deep convolutional networks for large-scale image recognition",
-table 1; with batch normalisation (Ioffe and Szegedy 2015) after each convolution in the ``_bn``
+table 1; with batch normalization (Ioffe and Szegedy 2015) after each convolution in the ``_bn``
 variants.
 """
 

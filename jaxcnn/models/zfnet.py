@@ -1,4 +1,4 @@
-"""ZFNet, the winner of the ImageNet challenge of 2013: AlexNet improved by visualising it.
+"""ZFNet, the winner of the ImageNet challenge of 2013: AlexNet improved by visualizing it.
 
 Zeiler and Fergus 2013, "Visualizing and understanding convolutional networks", figure 3.
 """
@@ -17,7 +17,7 @@ from jaxcnn.models.registry import Builder
 
 __all__ = ["ZFNet", "zfnet"]
 
-# Section 3 has weights initialised "to 10^-2" and biases to zero. Equal filters would stay equal:
+# Section 3 has weights initialized "to 10^-2" and biases to zero. Equal filters would stay equal:
 # 0.01 is the standard deviation here, and the constant with ``weight_init=0.01``.
 _conv, _linear = (
     partial(layer, kernel_init=nn.initializers.normal(0.01), bias_init=nn.initializers.zeros)
@@ -36,8 +36,8 @@ class ZFNet(Classifier):
     Attributes:
         wide: whether layers 3 to 5 have 512, 1024 and 512 channels instead of 384, 384 and 256
             (table 3).
-        local_response_norm: whether the first two layers are normalised "across feature maps".
-        lrn_size: number of neighbouring channels that the normalisation sums over, the n of
+        local_response_norm: whether the first two layers are normalized "across feature maps".
+        lrn_size: number of neighboring channels that the normalization sums over, the n of
             AlexNet's paper; this and the next three are the arguments of
             ``torch.nn.LocalResponseNorm``, by default with AlexNet's values.
         lrn_alpha: weight of the sum of squares, which is divided by ``lrn_size``.
@@ -46,7 +46,7 @@ class ZFNet(Classifier):
         dropout: dropout rate after each hidden dense layer.
 
     Raises:
-        UserError: for constants of the normalisation that are out of range.
+        UserError: for constants of the normalization that are out of range.
     """
 
     first_conv: ClassVar[str] = "conv1"
@@ -64,7 +64,7 @@ class ZFNet(Classifier):
     dropout: float = 0.5
 
     def __post_init__(self) -> None:
-        """Check the constants of the local response normalisation."""
+        """Check the constants of the local response normalization."""
         if type(self.lrn_size) is not int or self.lrn_size < 1:
             raise UserError(
                 f"lrn_size={self.lrn_size!r} is not a number of channels; use a positive integer, "
@@ -94,7 +94,7 @@ class ZFNet(Classifier):
         return _linear(self.num_classes, name="fc8")(x)
 
     def normalized(self, x: jax.Array) -> jax.Array:
-        """Local response normalisation with the given constants, or the identity."""
+        """Local response normalization with the given constants, or the identity."""
         if not self.local_response_norm:
             return x
         return local_response_norm(x, self.lrn_size, self.lrn_alpha, self.lrn_beta, self.lrn_k)

@@ -2,7 +2,7 @@
 
 Pure functions of a random key: the same key gives the same batch. One key serves a whole batch, in
 which each image gets random numbers of its own. Images are ``[N, H, W, C]``, floating, with values
-in 0 to 1 before normalisation; amounts and probabilities are Python numbers, and 0 turns an
+in 0 to 1 before normalization; amounts and probabilities are Python numbers, and 0 turns an
 operation off. Everything is drawn in float32, and images and targets keep their dtype.
 
 Example::
@@ -48,12 +48,12 @@ def to_float(images: jax.Array) -> jax.Array:
 def _check_colors(images: jax.Array, channels: tuple[int, ...] = (1, 3)) -> None:
     if images.shape[-1] not in channels:
         raise UserError(
-            f"Images have {images.shape[-1]} channels; this augmentation of colours needs "
+            f"Images have {images.shape[-1]} channels; this augmentation of colors needs "
             f"{' or '.join(map(str, channels))}; turn it off."
         )
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise UserError(
-            f"Images are {images.dtype}; colours are augmented in floating-point images: divide "
+            f"Images are {images.dtype}; colors are augmented in floating-point images: divide "
             f"them by 255 first."
         )
 
@@ -103,7 +103,7 @@ def adjust_saturation(images: jax.Array, factor: jax.Array) -> jax.Array:
     """``adjust_saturation`` of torchvision: towards (or away from) the image in gray.
 
     Args:
-        images: ``[N, H, W, C]`` of 1 or 3 channels, in 0 to 1; one channel has no colours, and
+        images: ``[N, H, W, C]`` of 1 or 3 channels, in 0 to 1; one channel has no colors, and
             stays as it is.
         factor: ``[N]``, at least 0: 0 is the image in gray, 1 the image itself.
     """
@@ -117,7 +117,7 @@ def adjust_hue(images: jax.Array, factor: jax.Array) -> jax.Array:
     Torchvision computes this in float32; here it is computed in the images' own dtype.
 
     Args:
-        images: ``[N, H, W, C]`` of 1 or 3 channels, in 0 to 1; one channel has no colours, and
+        images: ``[N, H, W, C]`` of 1 or 3 channels, in 0 to 1; one channel has no colors, and
             stays as it is.
         factor: ``[N]``, of -0.5 to 0.5 turns: 0 is the image itself.
     """
@@ -222,7 +222,7 @@ def random_grayscale(key: jax.Array, images: jax.Array, p: float) -> jax.Array:
 
 
 def pca_lighting(key: jax.Array, images: jax.Array, std: float = 0.1) -> jax.Array:
-    """Add to each image one colour, drawn along the principal components of ImageNet's colours.
+    """Add to each image one color, drawn along the principal components of ImageNet's colors.
 
     Krizhevsky, Sutskever and Hinton 2012, section 4.1: to each pixel the eigenvectors times
     eigenvalues times ``alpha``. The sum may leave 0 to 1, as in the paper.
@@ -273,7 +273,7 @@ def random_erasing(
 
     Args:
         key: a random key.
-        images: ``[N, H, W, C]``, normalised, so that 0 is the mean.
+        images: ``[N, H, W, C]``, normalized, so that 0 is the mean.
         p: the probability, of each image, that it is erased.
         scale: minimum and maximum area of the box, as fractions of the image's.
         ratio: minimum and maximum height over width of the box.
@@ -372,7 +372,7 @@ class Augmentation:
     cutmix: float = 0.0
 
     def images(self, key: jax.Array, images: jax.Array, normalize: Normalize) -> jax.Array:
-        """Augment each image by itself, and normalise.
+        """Augment each image by itself, and normalize.
 
         Args:
             key: a random key.
@@ -405,7 +405,7 @@ class Augmentation:
 
         Args:
             key: a random key.
-            images: ``[N, H, W, C]``, normalised.
+            images: ``[N, H, W, C]``, normalized.
             targets: ``[N, num_classes]``, floating: each example's distribution over the classes.
 
         Returns:

@@ -1,4 +1,4 @@
-"""From a config to the objects of a run: model, optimiser, augmentation, inputs, plan.
+"""From a config to the objects of a run: model, optimizer, augmentation, inputs, plan.
 
 This is the only place, beside :mod:`jaxcnn.training.config` itself, that reads config keys.
 """
@@ -52,7 +52,7 @@ class Experiment:
         dataset: its name.
         model: the network.
         image_shape: ``(1, H, W, C)``.
-        optimizer: the optimiser.
+        optimizer: the optimizer.
         schedule: the learning rate by step.
         plateau: lowers the rate after evaluations; None: nothing does.
         freeze: what does not train, until the plan unfreezes it; None: everything trains.
@@ -345,7 +345,7 @@ def check_network(config: ConfigDict, model: Classifier, image_shape: Sequence[i
     Raises:
         UserError: if the images of any size that the config gives the network are too small or too
             large, a pattern of what is frozen names nothing, or there are no batch norms to
-            synchronise.
+            synchronize.
     """
     replicas = 1 if config.sync_batch_norm else jax.device_count()
     # As many as a batch norm sees.

@@ -161,7 +161,7 @@ class Checkpoints:
 
         Raises:
             DamagedError: if the checkpoint is not what was saved.
-            UserError: if it is of a different model or optimiser.
+            UserError: if it is of a different model or optimizer.
         """
         step = self.latest_step if step is None else step
         return self._read(like, step, verify(self._directory, step))
@@ -179,7 +179,7 @@ class Checkpoints:
 
         Raises:
             UserError: on all processes, if there are checkpoints, but none is intact, or the newest
-                is of a different model or optimiser.
+                is of a different model or optimizer.
         """
         if distributed.is_main_process():
             for step in unfinished_steps(self._directory):
@@ -307,7 +307,7 @@ class Checkpoints:
             if stored != {name: leaf.shape for name, leaf in _by_path(wanted).items()}:
                 raise UserError(
                     f"The checkpoint of step {step} in {self._directory} belongs to a different "
-                    f"model or optimiser: its arrays are not those of this one; use another "
+                    f"model or optimizer: its arrays are not those of this one; use another "
                     f"--workdir."
                 )
             # As they were saved, or they could not be compared.
@@ -372,7 +372,7 @@ def _restored(directory: Path, step: int, manifest: Manifest | None, wanted: Any
         if manifest is None:
             raise UserError(
                 f"The checkpoint of step {step} in {directory} belongs to a different model or "
-                f"optimiser, or is damaged; use another --workdir, or remove that checkpoint to "
+                f"optimizer, or is damaged; use another --workdir, or remove that checkpoint to "
                 f"use the one before."
             ) from error
         raise UserError(

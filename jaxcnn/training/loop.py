@@ -192,7 +192,7 @@ def _resumed(
 
 
 def _unfrozen(experiment: Experiment, state: TrainState) -> TrainState:
-    """The state from which everything trains; new optimiser state is initial."""
+    """The state from which everything trains; new optimizer state is initial."""
     everything = jax.jit(experiment.optimizer.init)(state.params)
     return dataclasses.replace(state, opt_state=carry_over(state.opt_state, everything))
 

@@ -61,7 +61,7 @@ class Teacher:
 
     Attributes:
         model: the teacher, which runs as in evaluation, in its own dtype, on the student's images
-            as they are augmented and normalised for the student.
+            as they are augmented and normalized for the student.
         temperature: see above.
         weight: see above.
     """

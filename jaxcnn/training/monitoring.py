@@ -35,7 +35,7 @@ def first_filters(model: Classifier, state: TrainState) -> np.ndarray:
 
 
 def first_inputs(experiment: Experiment, normalize: Normalize, batch: Any) -> np.ndarray:
-    """Images of the run's first batch as the network sees them, but for the normalisation.
+    """Images of the run's first batch as the network sees them, but for the normalization.
 
     Args:
         experiment: of the run.
@@ -52,7 +52,7 @@ def first_inputs(experiment: Experiment, normalize: Normalize, batch: Any) -> np
         images, _ = network_inputs(
             batch, experiment.augmentation, normalize, key, experiment.model.num_classes
         )
-        # Normalisation is linear in each value: what it makes of 0 and 1 tells how to undo it.
+        # Normalization is linear in each value: what it makes of 0 and 1 tells how to undo it.
         zero, one = (normalize(jnp.full(images.shape[1:], value)) for value in (0.0, 1.0))
         return jnp.clip((images[:_INPUTS] - zero) / (one - zero), 0, 1)
 

@@ -1,4 +1,4 @@
-"""Optimisers as torch computes them, and what comes before and after their update."""
+"""Optimizers as torch computes them, and what comes before and after their update."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ import optax
 from jaxcnn.errors import UserError, suggest
 from jaxcnn.training.parameters import kinds
 
-# The arguments of each optimiser, config.optimizer_args, with their defaults.
+# The arguments of each optimizer, config.optimizer_args, with their defaults.
 OPTIMIZERS: dict[str, Mapping[str, float]] = {
     "sgd": {},
     "rmsprop": {"alpha": 0.9, "eps": 0.0316},  # torchvision's reference
@@ -101,7 +101,7 @@ def make_optimizer(
     filter_radius: float | None = None,
     plateau: bool = False,
 ) -> optax.GradientTransformation:
-    """An optimiser as torch computes it.
+    """An optimizer as torch computes it.
 
     * ``"sgd"``: ``torch.optim.SGD``.
     * ``"rmsprop"``: ``torch.optim.RMSprop``, whose momentum accumulates before the rate is
@@ -128,7 +128,7 @@ def make_optimizer(
             :func:`with_rate_factor` sets.
 
     Raises:
-        UserError: for an unknown optimiser, or an argument that it does not take.
+        UserError: for an unknown optimizer, or an argument that it does not take.
 
     Example::
 
@@ -229,7 +229,7 @@ def renormalize_filters(radius: float = 0.1) -> optax.GradientTransformation:
     brought to it. Their radius of 0.1 is for inputs of about -128 to 128: with inputs of unit
     variance it hardly acts.
 
-    Must come last: it changes the updates so that the parameters after them are renormalised, to
+    Must come last: it changes the updates so that the parameters after them are renormalized, to
     the rounding of one addition.
     """
 
@@ -263,7 +263,7 @@ def _scale_by_rate_factor() -> optax.GradientTransformation:
 
 
 def with_rate_factor(opt_state: Any, factor: float) -> Any:
-    """The state of an optimiser with ``plateau``, with another factor on its learning rate.
+    """The state of an optimizer with ``plateau``, with another factor on its learning rate.
 
     Args:
         opt_state: the state; replicated or not.
@@ -275,7 +275,7 @@ def with_rate_factor(opt_state: Any, factor: float) -> Any:
 
 
 def carry_over(old: Any, new: Any) -> Any:
-    """The state of an optimiser for more parameters, with what a state for fewer has.
+    """The state of an optimizer for more parameters, with what a state for fewer has.
 
     Args:
         old: the state for fewer parameters.

@@ -150,7 +150,7 @@ class Freeze:
     Attributes:
         patterns: of dotted paths of parameters or modules, with ``*`` for anything.
         kept: layers that are never frozen.
-        batch_stats: whether the batch norms whose parameters are frozen normalise with their
+        batch_stats: whether the batch norms whose parameters are frozen normalize with their
             running statistics, as in evaluation, and leave those as they are, too.
 
     Example::
@@ -188,7 +188,7 @@ class Freeze:
     def check(self, params: Any) -> None:
         """Check that each pattern names a parameter, and that something is left to train.
 
-        A norm is frozen as a whole: weight decay tells its parameters by their neighbours.
+        A norm is frozen as a whole: weight decay tells its parameters by their neighbors.
 
         Args:
             params: the parameters, or their shapes.

@@ -47,7 +47,7 @@ class TrainState:
         step: number of steps taken so far, int32.
         params: the model's parameters.
         batch_stats: the running statistics of its batch norms (empty if it has none).
-        opt_state: the optimiser's state; with momentum, a tree like the parameters that train.
+        opt_state: the optimizer's state; with momentum, a tree like the parameters that train.
         ema: the average of the variables, like :attr:`variables`; empty if there is none.
     """
 
@@ -76,10 +76,10 @@ def init_state(
 
     Args:
         model: the network.
-        optimizer: the optimiser.
+        optimizer: the optimizer.
         image_shape: ``(1, H, W, C)``.
         seed: of the initial weights.
-        freeze: the parameters that do not train; the optimiser has no state for them.
+        freeze: the parameters that do not train; the optimizer has no state for them.
         with_ema: whether the state has an average of the variables.
     """
 
@@ -171,7 +171,7 @@ def make_train_step(
 
     Args:
         model: the network.
-        optimizer: the optimiser.
+        optimizer: the optimizer.
         normalize: maps the batch's images to the model's input.
         label_smoothing: see :func:`cross_entropy`.
         augmentation: applied to the batch before the model sees it, to each replica's batch by
@@ -179,7 +179,7 @@ def make_train_step(
         seed: of dropout and augmentation, with the step's number and the replica's.
         freeze: the parameters that do not train: their gradients are not computed.
         accumulate_steps: number of equal parts of a replica's batch, whose gradients are computed
-            one after another, to save memory. Batch norms normalise with each part's statistics,
+            one after another, to save memory. Batch norms normalize with each part's statistics,
             and track them in turn; without batch norm the result is the same, to rounding.
         ema: averages the variables in ``state.ema``.
         teacher: what the step learns from beside the labels.

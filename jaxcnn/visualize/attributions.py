@@ -1,6 +1,6 @@
 """Which pixels a prediction depends on: gradients, Grad-CAM, occlusion.
 
-All functions take images ``[N, H, W, C]`` normalised as the network takes them, and the class of
+All functions take images ``[N, H, W, C]`` normalized as the network takes them, and the class of
 each whose score (logit) is explained: ``[N]`` integers, one integer for all, or None for the
 predicted ones.
 """
@@ -119,7 +119,7 @@ def integrated_gradients(
         variables: its variables.
         images: see above.
         classes: see above.
-        baseline: an image ``[H, W, C]``, or one value; 0 is the mean colour of normalised images.
+        baseline: an image ``[H, W, C]``, or one value; 0 is the mean color of normalized images.
         tolerance: by how much the contributions may fail to add up, over all parts of the line,
             relative to how much the score changes, up and down, along it.
         max_evaluations: scores and gradients per image, after which it stops refining; it needs
@@ -286,11 +286,11 @@ def occlusion(
     Args:
         model: the network.
         variables: its variables.
-        image: ``[H, W, C]``, normalised.
+        image: ``[H, W, C]``, normalized.
         label: the class whose probability is mapped; None: the predicted one.
         size: height and width of the square in pixels; None: a quarter of the image.
         stride: pixels between its positions; None: a quarter of its size.
-        fill: its value; 0 is the mean colour of a normalised image.
+        fill: its value; 0 is the mean color of a normalized image.
         layer: a layer that outputs a map; None: the last one.
         batch_size: covered images at a time.
         report: called with the number of positions that are done, and that of all.

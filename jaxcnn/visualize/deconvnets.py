@@ -70,7 +70,7 @@ def deconvnet(
     Args:
         model: the network, of any architecture.
         variables: its variables.
-        images: ``[N, H, W, C]``, normalised as the network takes them.
+        images: ``[N, H, W, C]``, normalized as the network takes them.
         layer: dotted path of a layer, such as ``"features.8"`` or ``"layer2.0.conv1"``.
         unit: number of a channel of the layer's map, or of a value of a dense layer; one, or one
             per image ``[N]``.
@@ -201,7 +201,7 @@ def top_activations(
     Args:
         model: the network.
         variables: its variables.
-        batches: normalised images, ``[N, H, W, C]``, all of one size; a batch of fewer images than
+        batches: normalized images, ``[N, H, W, C]``, all of one size; a batch of fewer images than
             the one before it is padded, so that it is not compiled for again.
         layer: dotted path.
         units: which; None: the ``num_units`` whose strongest activation is farthest above their

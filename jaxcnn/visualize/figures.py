@@ -36,7 +36,7 @@ def _axes(figure: "Figure", rows: int, columns: int) -> np.ndarray:
 
 
 def _show(axis: "Axes", image: np.ndarray, title: str = "", **kwargs: Any) -> Any:
-    """Show pixels, or a map ``[H, W]`` in colours; its pixels stay squares."""
+    """Show pixels, or a map ``[H, W]`` in colors; its pixels stay squares."""
     if image.ndim == 3 and image.shape[-1] == 1:
         image, kwargs = image[..., 0], {"cmap": "gray", "vmin": 0, "vmax": 255, **kwargs}
     axis.set_title(title, fontsize=9, parse_math=False)
@@ -164,7 +164,7 @@ def attributions(
         maps: of each image, ``[H', W']`` of at least 0, or signed.
         names: of the images.
         title: of the figure.
-        label: of the colours.
+        label: of the colors.
         overlay: whether to show the maps over the images, too.
     """
     pairs = 3 if overlay else 2

@@ -1,4 +1,4 @@
-"""What image excites a unit or a class most: activation maximisation."""
+"""What image excites a unit or a class most: activation maximization."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +40,7 @@ def maximize(
         variables: its variables.
         image_shape: ``(H, W, C)``.
         units: numbers of classes, of channels of the layer's map (whose mean over the map is
-            maximised), or of values of a dense layer; an image is made for each.
+            maximized), or of values of a dense layer; an image is made for each.
         layer: dotted path; None: the logits.
         normalize: maps pixels 0 to 1 to the network's input, ``[N, H, W, C]``.
         steps: of Adam.

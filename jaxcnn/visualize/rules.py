@@ -11,7 +11,7 @@ backward, through              deconvnet                      guided backpropaga
 ReLU                           negative values become zero    likewise, then its derivative
 ReLU6, SiLU, hard-swish, GELU  likewise: as ReLU              likewise, then its derivative
 max pooling                    to the maximum of each window  its derivative
-response normalisation         unchanged                      its derivative
+response normalization         unchanged                      its derivative
 layer, group, instance norm    with constant statistics       its derivative
 sigmoid, hard-sigmoid (gates)  nothing: a gate is constant    its derivative
 =============================  =============================  =============================

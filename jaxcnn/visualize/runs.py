@@ -17,7 +17,7 @@ MAX_CONFUSION_CLASSES = 100
 # More do not fit: of so many classes cells have no counts, and of so many axes have no names.
 _MAX_COUNTED, _MAX_NAMED = 20, 60
 
-# Okabe and Ito's colours, which people with any colour vision tell apart.
+# Okabe and Ito's colors, which people with any color vision tell apart.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 # The splits of metrics.jsonl, by how they are drawn.
 _SPLITS = {
@@ -32,7 +32,7 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], title: str = "") -> 
     """Draw loss, top-1 accuracy and learning rate by epoch.
 
     Args:
-        runs: the lines of each run's ``metrics.jsonl``, by its name. A single run has a colour
+        runs: the lines of each run's ``metrics.jsonl``, by its name. A single run has a color
             for each split; of several, each run has one.
         title: above the panels.
     """

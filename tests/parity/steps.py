@@ -86,7 +86,7 @@ def worst_step_error(
 
     Args:
         model: ours.
-        module: torch's, in float64 and randomised; it is trained.
+        module: torch's, in float64 and randomized; it is trained.
         shape: of a batch, ``[N, C, H, W]``.
         learning_rate: of both.
         aux_weight: what each auxiliary head's loss counts in torch.

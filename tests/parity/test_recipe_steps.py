@@ -1,6 +1,6 @@
 """Twenty steps of a small network with batch norm equal PyTorch's, for all parts of recipes.
 
-On PyTorch's side stand its own optimisers, schedulers and ``AveragedModel``, torchvision's
+On PyTorch's side stand its own optimizers, schedulers and ``AveragedModel``, torchvision's
 mixtures, and what torchvision has in ``references/classification`` only, as it is there.
 """
 

@@ -171,7 +171,7 @@ def torch_zfnet(norm: nn.Module) -> nn.Module:
         ),
         ({"lrn_size": 300}, nn.LocalResponseNorm(300, alpha=1e-4, beta=0.75, k=2)),  # all channels
     ],
-    ids=["without normalisation", "eight channels", "all channels"],
+    ids=["without normalization", "eight channels", "all channels"],
 )
 def test_zfnet(form, norm):
     model = create_model("zfnet", dropout=0.0, **form)

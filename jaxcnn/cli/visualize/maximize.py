@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     shared.check_out(arguments)
     units = shared.numbers(arguments.units, "--units", most=shared.MOST_IMAGES)
     if arguments.label is not None and units is not None:
-        raise UserError("--class and --units both say what is maximised; give one of them.")
+        raise UserError("--class and --units both say what is maximized; give one of them.")
     used = network.load(arguments)
     size, layer = arguments.image_size or used.preprocess.image_size, arguments.layer
     if size != used.preprocess.image_size and hasattr(used.mean, "shape"):
@@ -75,5 +75,5 @@ def run(arguments: argparse.Namespace) -> int:
         f"{f'unit {unit}' if layer else used.classes[unit]}: {value:.3g}"
         for unit, value in zip(chosen, values, strict=True)
     ]
-    title = f"{used.name}: {layer or 'class scores'}, maximised"
+    title = f"{used.name}: {layer or 'class scores'}, maximized"
     return shared.write(figures.maximal(found, names, title), arguments.out)

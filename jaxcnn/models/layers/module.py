@@ -37,7 +37,7 @@ class Module(nn.Module, kw_only=True):
             number (constant: filters that start equal get equal gradients and stay equal); None:
             each layer's own.
         axis_name: mapped axis over which batch norms compute the statistics in training, over all
-            replicas, as SyncBatchNorm; None: each replica normalises with its own batch, as with
+            replicas, as SyncBatchNorm; None: each replica normalizes with its own batch, as with
             DistributedDataParallel.
     """
 
@@ -59,7 +59,7 @@ class Module(nn.Module, kw_only=True):
         return jnp.float32 if self.param_dtype is None else self.param_dtype
 
     def _over_replicas(self, value: jax.Array) -> jax.Array:
-        """The mean over all replicas if batch statistics are synchronised."""
+        """The mean over all replicas if batch statistics are synchronized."""
         return value if self.axis_name is None else lax.pmean(value, self.axis_name)
 
     def _kernel(

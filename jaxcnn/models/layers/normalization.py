@@ -1,4 +1,4 @@
-"""Batch, group, layer, instance and switchable normalisation, as torch computes them."""
+"""Batch, group, layer, instance and switchable normalization, as torch computes them."""
 
 import dataclasses
 import functools
@@ -22,8 +22,8 @@ from jaxcnn.models.layers.module import LayerFactory, Module
 class BatchNorm(Module):
     """``torch.nn.BatchNorm2d`` (``SyncBatchNorm`` with ``axis_name``).
 
-    In training it normalises with the batch's biased variance and tracks the unbiased one,
-    ``running = (1 - momentum) * running + momentum * batch``; in evaluation it normalises with the
+    In training it normalizes with the batch's biased variance and tracks the unbiased one,
+    ``running = (1 - momentum) * running + momentum * batch``; in evaluation it normalizes with the
     running statistics. Batch statistics are computed in at least float32 and in two passes, so
     that a large mean costs no precision.
 
@@ -45,7 +45,7 @@ class BatchNorm(Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Normalise ``[N, ..., C]`` over all axes but the last."""
+        """Normalize ``[N, ..., C]`` over all axes but the last."""
         shape = (x.shape[-1],)
         scale = self.param("scale", self.scale_init, shape, self._param_dtype)
         bias = self.param("bias", nn.initializers.zeros, shape, self._param_dtype)
@@ -77,10 +77,10 @@ class BatchNorm(Module):
 
 
 class GroupNorm(Module):
-    """``torch.nn.GroupNorm``: normalises each example over groups of channels.
+    """``torch.nn.GroupNorm``: normalizes each example over groups of channels.
 
     Wu and He 2018, "Group normalization". Parameters ``scale`` and ``bias``, ``[C]``. With one
-    group it normalises each example over channels, height and width together.
+    group it normalizes each example over channels, height and width together.
 
     Attributes:
         num_groups: number of groups; None: the greatest common divisor of 32 and C.
@@ -97,7 +97,7 @@ class GroupNorm(Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Normalise ``[N, ..., C]``."""
+        """Normalize ``[N, ..., C]``."""
         channels = x.shape[-1]
         groups = math.gcd(32, channels) if self.num_groups is None else self.num_groups
         if channels % groups:
@@ -111,7 +111,7 @@ class GroupNorm(Module):
 
 
 class LayerNorm(Module):
-    """``torch.nn.LayerNorm(C)``: normalises the channels of each pixel.
+    """``torch.nn.LayerNorm(C)``: normalizes the channels of each pixel.
 
     Ba et al. 2016, "Layer normalization"; ``LayerNorm2d`` of torchvision's ConvNeXt. Parameters
     ``scale`` and ``bias``, ``[C]``.
@@ -126,12 +126,12 @@ class LayerNorm(Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Normalise ``[..., C]`` over its last axis."""
+        """Normalize ``[..., C]`` over its last axis."""
         return _affine(self, _standardized(x, (-1,), self.eps), x.dtype, self.scale_init)
 
 
 class InstanceNorm(Module):
-    """``torch.nn.InstanceNorm2d``: normalises each channel of each example.
+    """``torch.nn.InstanceNorm2d``: normalizes each channel of each example.
 
     Ulyanov et al. 2016, "Instance normalization".
 
@@ -150,7 +150,7 @@ class InstanceNorm(Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Normalise ``[N, ..., C]``."""
+        """Normalize ``[N, ..., C]``."""
         axes = tuple(range(1, x.ndim - 1))
         if train and math.prod(x.shape[1:-1]) == 1:
             raise UserError(
@@ -164,7 +164,7 @@ class InstanceNorm(Module):
 
 
 class SwitchableNorm(Module):
-    """Switchable normalisation: a learned mixture of instance, layer and batch statistics.
+    """Switchable normalization: a learned mixture of instance, layer and batch statistics.
 
     Luo et al. 2018, "Differentiable learning-to-normalize via switchable normalization",
     equations 3 to 5. Parameters ``scale`` and ``bias``, ``[C]``; ``mean_weight`` and
@@ -184,7 +184,7 @@ class SwitchableNorm(Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Normalise ``[N, ..., C]``."""
+        """Normalize ``[N, ..., C]``."""
         shape, ones = (x.shape[-1],), nn.initializers.ones
         mean_weight = jax.nn.softmax(self.param("mean_weight", ones, (3,), self._param_dtype))
         var_weight = jax.nn.softmax(self.param("var_weight", ones, (3,), self._param_dtype))
@@ -223,8 +223,8 @@ class SwitchableNorm(Module):
 def _standardized(x: jax.Array, axes: tuple[int, ...], eps: float) -> jax.Array:
     """``x`` with mean 0 and variance 1 over some axes, in at least float32."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    centred = x - jnp.mean(x, axes, keepdims=True)
-    return centred * lax.rsqrt(jnp.mean(jnp.square(centred), axes, keepdims=True) + eps)
+    centered = x - jnp.mean(x, axes, keepdims=True)
+    return centered * lax.rsqrt(jnp.mean(jnp.square(centered), axes, keepdims=True) + eps)
 
 
 def _affine(

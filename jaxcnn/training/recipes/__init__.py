@@ -5,7 +5,7 @@ open. ImageNet, and any dataset without settings of its own, is trained with the
 ``settings``. The small datasets of ``DATASETS`` are trained with plain SGD (``SMALL_IMAGES``) and
 settings of their own, with which a ResNet learns them well; what a network needs differently there
 is in its recipe's ``small`` and ``small_rate``. Nothing of an ImageNet recipe applies to them: no
-augmentation, averaging, image size or optimiser.
+augmentation, averaging, image size or optimizer.
 
 Most recipes are those of torchvision's training reference, ``references/classification``: its
 README lists the flags of ``train.py`` for each network, and ``batch_size`` here is its

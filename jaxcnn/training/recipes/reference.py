@@ -124,7 +124,7 @@ ANYNET = REGNET_SMALL.but("anynet", f"{README}, RegNet, small models", {}, weigh
 
 # Fine-tuning: from the trunk that was trained on 3.6 billion images of Instagram, which is that of
 # the weights IMAGENET1K_SWAG_LINEAR_V1. The authors give batch, epochs, mixup, averaging, crop and
-# synchronised batch norm in issue 8; rate, schedule and weight decay are the paper's as issue 9
+# synchronized batch norm in issue 8; rate, schedule and weight decay are the paper's as issue 9
 # quotes it. Neither says whether momentum is Nesterov's: it is, as for the linear layer
 # (torchvision, pull request 5793).
 SWAG = REFERENCE.but(
