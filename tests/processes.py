@@ -30,7 +30,7 @@ import sys
 from jaxcnn.cli import main
 
 status = main()
-heavy = {{"tensorflow", "torch", "matplotlib"}} & set(sys.modules)
+heavy = {heavy} & set(sys.modules)
 sys.exit(f"imported {{heavy}}" if heavy else status)
 """
 
@@ -45,19 +45,24 @@ def documented_commands(document: str, command: str) -> list[str]:
 
 
 def run_documented(
-    line: str, values: dict[str, str], folder: pathlib.Path, environ: dict[str, str]
+    line: str,
+    values: dict[str, str],
+    folder: pathlib.Path,
+    environ: dict[str, str],
+    heavy: tuple[str, ...] = ("tensorflow", "torch", "matplotlib"),
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a line of shell in a folder; the command may import none of the heavy packages.
+    """Runs a line of shell in a folder; the command may not import some packages.
 
     Args:
         line: from :func:`documented_commands`.
         values: what to put in place of some of its words.
         folder: with the files that it names.
         environ: additional variables.
+        heavy: the packages that the command may not import.
     """
     program = folder / "bin" / "jaxcnn"
     program.parent.mkdir(exist_ok=True)
-    program.write_text(_JAXCNN.format(python=sys.executable))
+    program.write_text(_JAXCNN.format(python=sys.executable, heavy=set(heavy)))
     program.chmod(0o755)
     for word, value in values.items():
         line = re.sub(rf"(?<=[ :]){re.escape(word)}(?= |$)", value, line)

@@ -20,6 +20,7 @@ COMMANDS = (
     *("convert", "inspect", "models", "summary", "check"),
     *("predict", "validate", "visualize", "report"),
 )
+KINDS = ("filters", "features", "deconvnet", "saliency", "gradcam", "occlusion", "maximize")
 
 
 @pytest.fixture(scope="module")
@@ -152,17 +153,19 @@ def test_help_has_an_example_and_imports_nothing_heavy():
 import sys
 from jaxcnn.cli import main
 
-for command in {[[], *([c] for c in COMMANDS)]!r}:
+for command in {[[], *([c] for c in COMMANDS), *(["visualize", k] for k in KINDS)]!r}:
     try:
         main([*command, "--help"])
     except SystemExit as exit:
         assert exit.code == 0, exit.code
-heavy = {{"jax", "flax", "numpy", "tensorflow", "torch"}} & set(sys.modules)
+heavy = {{"jax", "flax", "numpy", "tensorflow", "torch", "matplotlib"}} & set(sys.modules)
 assert not heavy, heavy
 """
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRON, check=True
     ).stdout
+    for kind in KINDS:
+        assert re.search(rf"^  jaxcnn visualize {kind}\b", out, re.MULTILINE)
     for command in COMMANDS:
         assert re.search(rf"^usage: jaxcnn {command} ", out, re.MULTILINE)
         # in its own help, and in that of jaxcnn

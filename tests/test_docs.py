@@ -26,7 +26,7 @@ def test_links_between_documents_lead_somewhere(root):
 
 def test_python_examples_name_what_exists(root):
     """Imports only: what they compute is tested elsewhere, and some of it downloads weights."""
-    for document in (root / "README.md", root / "docs" / "python.md"):
+    for document in (root / "README.md", *(root / "docs").glob("*.md")):
         for block in re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL):
             for line in block.splitlines():
                 if line.startswith(("import ", "from ")):

@@ -157,8 +157,8 @@ def test_filters_have_scales_of_their_own_and_zero_is_gray():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["TMP/nowhere"], "nowhere is not a folder: it is not the workdir of a run"),
-        (["TMP"], "has no config.json: it is not the workdir of a run"),
+        (["TMP/nowhere"], "There is no folder TMP/nowhere; give the --workdir of a run."),
+        (["TMP"], "TMP is not the folder of a run: it has no config.json"),
         (["RUN", "--out", "TMP/no/report.html"], "cannot be written"),
     ],
 )
@@ -168,7 +168,8 @@ def test_wrong_report_is_one_sentence_and_status_2(arguments, words, finished, t
         arguments += ["--out", str(tmp_path / "report.html")]
     assert cli.main(["report", *arguments]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("jaxcnn: ") and words in error and error.count("\n") == 1
+    assert error.startswith("jaxcnn: ") and words.replace("TMP", str(tmp_path)) in error
+    assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 

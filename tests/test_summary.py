@@ -35,6 +35,7 @@ from jaxcnn.models.layers import (
     flatten,
     max_pool,
 )
+from jaxcnn.models.resnet import BasicBlock, ResNet
 from jaxcnn.models.shufflenet_v2 import channel_shuffle
 
 # --- receptive fields, measured
@@ -52,9 +53,9 @@ class Everything(Classifier):
         x = Conv(8, (5, 3), (1, 2), (2, 0), name="stem")(x)
         x = Lambda(partial(max_pool, kernel_size=2, stride=2, ceil_mode=True), name="ceil")(x)
         x = BatchNorm(name="norm")(x, train)
-        # The shortcut skips every other pixel; the branch is dilated and grouped.
+        # The shortcut skips every other pixel; the branch is dilated.
         shortcut = Conv(8, 1, 2, name="shortcut")(x)
-        y = nn.relu(Conv(8, 3, 2, 2, dilation=2, groups=2, name="dilated")(x))
+        y = nn.relu(Conv(8, 3, 2, 2, dilation=2, name="dilated")(x))
         x = x_ = Lambda(nn.relu, name="sum")(y + shortcut)
         left, right = jnp.split(x, 2, axis=-1)
         right = Conv(4, 3, padding=1, groups=4, name="depthwise")(right)
@@ -67,7 +68,7 @@ class Everything(Classifier):
         )(x)
         x = jnp.concatenate((pooled, x[:, :, :, :2], x_), axis=-1)
         x = Lambda(partial(adaptive_avg_pool, output_size=6), name="adaptive")(x)
-        x = Conv(6, 2, padding=1, name="after")(x)
+        x = Conv(6, 2, padding=1, groups=2, name="grouped")(x)
         y = SqueezeExcitation(2, name="se")(x)
         y = Conv(6, 3, padding=1, name="after_se")(y)
         return Linear(self.num_classes, name="fc")(flatten(MaxPool(2, name="pool")(y)))
@@ -75,13 +76,12 @@ class Everything(Classifier):
 
 TINY = {
     "everything": (Everything(num_classes=3), (48, 93)),
-    "convnext": (ConvNeXt((8, 8), (1, 1), num_classes=3), (64, 64)),
+    "convnext": (ConvNeXt((8,), (1,), num_classes=3), (48, 48)),
     "densenet": (DenseNet(8, (2, 1), 16, num_classes=3), (64, 64)),
-    "lenet5": (models.lenet5(num_classes=3), (32, 32)),
     "regnet": (models.anynet(depths=(1, 1), widths=(16, 32), group_widths=(8, 8)), (64, 64)),
 }
-# Of each family, an image size that its smallest network takes and, for those with many poolings,
-# a number of images.
+# Of some families, an image size (one that the network accepts, and of which its strides leave no
+# rest: a unit at the border would see less) and, for much pooling, a number of images.
 SIZES = {
     "alexnet": (127,),
     "alexnet_original": (131,),
@@ -89,6 +89,7 @@ SIZES = {
     "inception_v3": (139,),
     "lenet5": (32,),
     "nin": (131, 32),
+    "squeezenet1_1": (127,),
     "zfnet": (127,),
 }
 
@@ -165,10 +166,10 @@ def test_no_network_has_an_operation_without_a_rule(monkeypatch):
         raise AssertionError(f"no rule for {equation.primitive}")
 
     monkeypatch.setattr(receptive_fields, "_everything", unexpected)
-    for name in ("densenet121", "mobilenet_v3_small", "zfnet"):
+    for name in ("mobilenet_v3_small", "zfnet"):
         models.summary(name)
     for norm in ("group", "layer", "instance", "switchable"):
-        models.summary("resnet18", norm_layer=norm)
+        models.summary(ResNet(BasicBlock, (1, 1, 1, 1), norm_layer=norm))
 
 
 # --- the rows and the totals
@@ -219,9 +220,7 @@ def test_auxiliary_heads_run_in_training_only():
     assert rows["aux1"].output_shape is None and rows["aux1"].receptive_field is None
     assert rows["aux1"].multiply_adds == 0 and rows["aux1"].parameters > 0
     assert table.training_only == rows["aux1"].parameters + rows["aux2"].parameters
-    without = models.summary("googlenet", depth=1, aux_logits=False)
-    assert table.parameters - table.training_only == without.parameters == 6_624_904
-    assert table.multiply_adds == without.multiply_adds
+    assert table.parameters - table.training_only == 6_624_904  # torchvision's without heads
 
 
 def test_memory_is_that_of_training_with_momentum():

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import pathlib
 import re
 import shutil
@@ -20,7 +19,7 @@ import pytest
 from browser import open_page
 from photos import Photos, jpeg, photo
 from PIL import Image
-from processes import ROOT, start_train
+from processes import documented_commands, run_documented, start_train
 from tensorboardX.proto import event_pb2
 
 from jaxcnn import convert
@@ -137,13 +136,17 @@ def events(content: bytes):
 
 
 def test_report_on_a_trained_run_opens_in_a_browser(trained, tmp_path):
-    command = [sys.executable, "-m", "jaxcnn", "report", str(trained), "--out", "report.html"]
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True)
-    assert (result.returncode, result.stderr) == (0, "")
+    """The commands of the docs."""
+    for name in ("runs/a", "runs/b"):
+        shutil.copytree(trained, tmp_path / name)
+    for document in ("README.md", "docs/training.md"):
+        for line in documented_commands(document, "report"):
+            result = run_documented(line, {}, tmp_path, {}, heavy=("tensorflow", "torch"))
+            assert (result.returncode, result.stderr) == (0, "")
     page = open_page(tmp_path / "report.html", tmp_path)
     assert (page.requests, page.errors) == ([], [])
-    assert len(page.images) == 4 and min(page.images) > 100  # curves, confusion, mistakes, filters
+    # Curves of both, and of each confusion, mistakes and filters.
+    assert len(page.images) == 7 and min(page.images) > 100
 
 
 def same_results(a: pathlib.Path, b: pathlib.Path) -> None:

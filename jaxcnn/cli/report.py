@@ -1,6 +1,7 @@
 """``jaxcnn report``: a page that compares runs; and the pictures in the workdir of a run."""
 
 import argparse
+import functools
 import os
 import signal
 from collections.abc import Sequence
@@ -49,8 +50,6 @@ def run(arguments: argparse.Namespace) -> int:
         UserError: if a folder is not that of a run, or the file cannot be written.
     """
     folders = list(dict.fromkeys(Path(name).resolve() for name in arguments.runs))
-    for folder in folders:
-        _check_run(folder)
     from tqdm import tqdm
 
     from jaxcnn.io.atomic import atomic_write
@@ -58,8 +57,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     names = _names(folders)
     title = names[0] if len(names) == 1 else f"{len(names)} runs"
-    runs = map(read_run, tqdm(folders, unit="run", leave=False, disable=None), names)
-    page = report_html(runs, title=f"jaxcnn report: {title}").encode()
+    runs = list(map(read_run, folders, names))
+    progress = functools.partial(tqdm, unit="run", leave=False, disable=None)
+    page = report_html(runs, title=f"jaxcnn report: {title}", progress=progress).encode()
     # An exception on Ctrl-C, not an exit: a file half written is removed.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -110,17 +110,6 @@ def write_pictures(workdir: Path) -> None:
             file.write(content)
 
 
-def _check_run(folder: Path) -> None:
-    from jaxcnn.training.workdir import CONFIG
-
-    if not (folder / CONFIG).is_file():
-        what = f"has no {CONFIG}" if folder.is_dir() else "is not a folder"
-        raise UserError(
-            f"{folder} {what}: it is not the workdir of a run; give folders that "
-            f"train.py --workdir has written."
-        )
-
-
 def _names(folders: Sequence[Path]) -> list[str]:
     """Short names that differ: the paths below what all have in common."""
     if len(folders) == 1:
@@ -138,7 +127,7 @@ def read_run(folder: Path, name: str, *, with_kernel: bool = True) -> "Run":
         with_kernel: whether to read the filters of its first layer.
 
     Raises:
-        UserError: if a file is damaged.
+        UserError: if it is not the workdir of a run, or a file is damaged.
     """
     from jaxcnn.training import workdir
     from jaxcnn.training.metrics import read_metrics

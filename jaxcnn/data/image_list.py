@@ -74,7 +74,7 @@ class ImageList:
             UserError: if an image cannot be read or decoded.
         """
         size = min(batch_size, self.num_examples)
-        batches = eval_batches(self, preprocess, batch_size=size, bad_images=_Strict(self))
+        batches = eval_batches(self, preprocess, batch_size=size, bad_images=Strict(self))
         for start, batch in zip(range(0, self.num_examples, size), batches, strict=True):
             yield self.names[start : start + size], batch["image"]
 
@@ -88,10 +88,11 @@ class ImageList:
         return images
 
 
-class _Strict(BadImageLog):
+class Strict(BadImageLog):
     """Refuses the first bad image."""
 
     def add(self, number: int, reason: str) -> None:
+        """Raise the error about an image."""
         raise UserError(f"{self._source.describe(number)} cannot be read: {reason.rstrip('.')}.")
 
 

@@ -10,9 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2
 
 from jaxcnn.errors import UserError
 from jaxcnn.io.atomic import atomic_write
@@ -40,6 +37,10 @@ class MetricsWriter:
         start_step: int = 0,
         report: Callable[[str], None] = lambda sentence: None,
     ):
+        # Not above: it imports torch where that is installed, which reading does not need.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+
         self._path = workdir / METRICS
         lines, damaged = read_lines(self._path)
         if damaged:
@@ -68,6 +69,8 @@ class MetricsWriter:
         Raises:
             UserError: if the disk is full or is not there any more.
         """
+        from tensorboardX import summary
+
         with self._writing():
             line = _dump({"step": step, "epoch": epoch, "split": split, **values}).encode()
             if self._file.write(line) != len(line):
@@ -87,6 +90,8 @@ class MetricsWriter:
         Raises:
             UserError: if the disk is full or is not there any more.
         """
+        from tensorboardX import summary
+
         with self._writing():
             self._add_event(step, summary=summary.image(name, image, dataformats="HWC"))
             self._events.flush()
@@ -98,6 +103,8 @@ class MetricsWriter:
             self._events.close()
 
     def _add_event(self, step: int, **content: Any) -> None:
+        from tensorboardX.proto import event_pb2
+
         self._events.write_event(event_pb2.Event(wall_time=time.time(), step=step, **content))
 
     @contextlib.contextmanager

@@ -102,13 +102,9 @@ def read_config(workdir: Path) -> dict[str, Any]:
     return config
 
 
-def read_settings(folder: Path) -> dict[str, Any]:
-    """The config in a folder's ``config.json``, with dotted keys.
-
-    Raises:
-        UserError: if the file is not a config.
-    """
-    return _flatten(_read_config(folder / CONFIG))
+def read_settings(workdir: Path) -> dict[str, Any]:
+    """The config that :func:`read_config` reads, with dotted keys."""
+    return _flatten(read_config(workdir))
 
 
 def read_classes(folder: Path) -> list[str] | None:
@@ -166,7 +162,7 @@ def _check_same_run(
             f"The workdir {workdir} has checkpoints, but no {CONFIG} that says what they belong "
             f"to; use another --workdir."
         )
-    old, new = read_settings(workdir), _flatten(settings)
+    old, new = _flatten(_read_config(path)), _flatten(settings)
     # A key that only one of them has was added or removed between two versions of this package.
     changed = [
         f"config.{key} was {old[key]!r} and is now {new[key]!r}"

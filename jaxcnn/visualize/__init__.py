@@ -6,7 +6,7 @@ Example::
 
     model, variables = convert.load_pretrained("resnet18")
     projection = visualize.deconvnet(model, variables, images, "layer2.0.conv1", unit=7)
-    map = visualize.grad_cam(model, variables, images)  # of the predicted classes, [N, 7, 7]
+    maps = visualize.grad_cam(model, variables, images)  # of the predicted classes, [N, 7, 7]
 """
 
 from jaxcnn.visualize.attributions import (

@@ -7,6 +7,7 @@ predicted ones.
 
 import functools
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,13 @@ import numpy as np
 
 from jaxcnn.errors import UserError
 from jaxcnn.models.classifier import Classifier
-from jaxcnn.visualize.layers import apply_to_layer, check_layer, default_map
+from jaxcnn.visualize.layers import (
+    apply_to_layer,
+    check_classes,
+    check_layer,
+    default_map,
+    one_per_image,
+)
 from jaxcnn.visualize.rules import GUIDED, Rules, with_rules
 
 Classes = int | np.ndarray | jax.Array | None
@@ -32,7 +39,7 @@ def saliency(
 
     Example::
 
-        map = jnp.max(jnp.abs(saliency(model, variables, images)), axis=-1)  # [N, H, W]
+        largest = jnp.max(jnp.abs(saliency(model, variables, images)), axis=-1)  # [N, H, W]
     """
     classes = _classes(model, variables, images, classes)
     return _gradients(model, None)(variables, images, classes)[1]
@@ -47,6 +54,7 @@ def smooth_saliency(
     samples: int = 25,
     noise: float = 0.15,
     rng: jax.Array | None = None,
+    report: Callable[[int, int], Any] = lambda done, total: None,
 ) -> jax.Array:
     """The mean of :func:`saliency` over noisy copies of each image, ``[N, H, W, C]``.
 
@@ -59,7 +67,8 @@ def smooth_saliency(
         classes: see above.
         samples: number of copies.
         noise: standard deviation of the noise, relative to the image's range of values.
-        rng: key of the noise; None: a fixed one.
+        rng: key of the noise, from which that of copy number i is folded in; None: a fixed one.
+        report: called with the number of copies that are done, and that of all.
     """
     classes = _classes(model, variables, images, classes)
     rng = jax.random.key(0) if rng is None else rng
@@ -70,6 +79,7 @@ def smooth_saliency(
         normal = jax.random.normal(jax.random.fold_in(rng, sample), images.shape, images.dtype)
         noisy = images + noise * spread * normal
         total += _gradients(model, None)(variables, noisy, classes)[1]
+        report(sample + 1, samples)
     return total / samples
 
 
@@ -94,6 +104,8 @@ def integrated_gradients(
     baseline: jax.Array | float = 0.0,
     tolerance: float = 1e-2,
     max_evaluations: int = 1000,
+    warn: Callable[[str], Any] = warnings.warn,
+    report: Callable[[int, int], Any] = lambda done, total: None,
 ) -> jax.Array:
     """Each value's contribution to the difference of scores from a baseline, ``[N, H, W, C]``.
 
@@ -108,8 +120,12 @@ def integrated_gradients(
         images: see above.
         classes: see above.
         baseline: an image ``[H, W, C]``, or one value; 0 is the mean colour of normalised images.
-        tolerance: how far the sum may be off, relative to the sum of the parts' differences.
-        max_evaluations: gradients per image, after which it stops refining.
+        tolerance: by how much the contributions may fail to add up, over all parts of the line,
+            relative to how much the score changes, up and down, along it.
+        max_evaluations: scores and gradients per image, after which it stops refining; it needs
+            25 at least.
+        warn: called with a sentence about an image for which the tolerance is not reached then.
+        report: called with the number of images that are done, and that of all.
 
     Example::
 
@@ -141,7 +157,14 @@ def integrated_gradients(
                 gradients += list(grad[: len(part)])
             return np.asarray(scores), gradients
 
-        results.append(difference * _integral(at, difference, tolerance, max_evaluations))
+        mean, gap = _integral(at, difference, tolerance, max_evaluations)
+        if gap > tolerance:
+            warn(
+                f"The contributions of image {len(results)} fail to add up by {gap:.1e} of "
+                f"the score's change after {max_evaluations} evaluations; raise max_evaluations."
+            )
+        results.append(difference * mean)
+        report(len(results), len(images))
     return jnp.stack(results)
 
 
@@ -155,7 +178,7 @@ def _integral(
     difference: jax.Array,
     tolerance: float,
     max_evaluations: int,
-) -> jax.Array:
+) -> tuple[jax.Array, float]:
     """The mean gradient on a line, by halving parts whose contributions do not add up.
 
     Args:
@@ -163,6 +186,9 @@ def _integral(
         difference: from the start to the end of the line.
         tolerance: see :func:`integrated_gradients`.
         max_evaluations: likewise.
+
+    Returns:
+        The mean gradient, and by how much the contributions fail to add up, relatively.
     """
     ends = np.linspace(0, 1, 9).tolist()
     known = dict(zip(ends, at(ends)[0], strict=True))
@@ -192,7 +218,7 @@ def _integral(
         evaluations += len(middles)
         for (_, a, b, _), middle in zip(halved, middles, strict=True):
             pending += [(a, middle), (middle, b)]
-    return sum((b - a) * mean for _, a, b, mean in parts)
+    return sum((b - a) * mean for _, a, b, mean in parts), gap / size if size else 0.0
 
 
 def grad_cam(
@@ -253,6 +279,7 @@ def occlusion(
     fill: float = 0.0,
     layer: str | None = None,
     batch_size: int = 32,
+    report: Callable[[int, int], Any] = lambda done, total: None,
 ) -> dict[str, np.ndarray]:
     """What changes when a square of an image is covered: figure 7 of Zeiler and Fergus 2013.
 
@@ -266,19 +293,21 @@ def occlusion(
         fill: its value; 0 is the mean colour of a normalised image.
         layer: a layer that outputs a map; None: the last one.
         batch_size: covered images at a time.
+        report: called with the number of positions that are done, and that of all.
 
     Returns:
         By name, each ``[rows, columns]`` by the position of the square: ``probability`` of the
         class; the ``prediction``; ``activation``, the sum over the map of that channel of the
-        layer that is strongest in the whole image. And ``top`` and ``left`` ``[rows]`` and
-        ``[columns]``, the square's upper left corner in pixels, which may be outside the image.
+        layer that is strongest in the whole image. And ``top`` ``[rows]`` and ``left``
+        ``[columns]``, the square's upper left corner in pixels: its middle goes over the whole
+        image, and it may reach beyond.
 
     Raises:
         UserError: if the square is larger than the image, or there is no such layer.
     """
     height, width = image.shape[:2]
-    size = size or occlusion_size(image.shape)
-    stride = stride or max(1, size // 4)
+    size = occlusion_size(image.shape) if size is None else size
+    stride = max(1, size // 4) if stride is None else stride
     if size > min(height, width) or size < 1 or stride < 1:
         raise UserError(
             f"A square of {size} pixels, moved by {stride}, does not fit an image of {height}x"
@@ -295,9 +324,8 @@ def occlusion(
 
     probabilities, sums = outputs(variables, image[None])
     label = int(jnp.argmax(probabilities[0])) if label is None else label
-    _check_classes(model, np.asarray([label]))
+    check_classes(model, [label])
     channel = int(jnp.argmax(sums[0]))
-    # The square's centre goes over the whole image.
     top, left = (np.arange(0, length, stride) - size // 2 for length in (height, width))
     places = [(row, column) for row in top for column in left]
     rows, columns = np.arange(height)[:, None], np.arange(width)[None, :]
@@ -313,6 +341,7 @@ def occlusion(
         found["probability"].append(probabilities[:, label])
         found["prediction"].append(probabilities.argmax(axis=-1))
         found["activation"].append(sums[:, channel])
+        report(first + len(part), len(places))
     maps = {k: np.concatenate(v).reshape(len(top), len(left)) for k, v in found.items()}
     return maps | {"top": top, "left": left}
 
@@ -337,17 +366,9 @@ def _classes(
     """
     if classes is None:
         return predicted(model, variables, images)
-    classes = np.broadcast_to(np.asarray(classes), (len(images),))
-    _check_classes(model, classes)
+    classes = one_per_image(classes, len(images), "classes")
+    check_classes(model, classes.tolist())
     return jnp.asarray(classes)
-
-
-def _check_classes(model: Classifier, classes: np.ndarray) -> None:
-    if unknown := [int(c) for c in classes if not 0 <= c < model.num_classes]:
-        raise UserError(
-            f"class {unknown[0]} does not exist: the network has the classes 0 to "
-            f"{model.num_classes - 1}."
-        )
 
 
 @functools.lru_cache(maxsize=8)

@@ -5,7 +5,7 @@ Zeiler and Fergus 2013, "Visualizing and understanding convolutional networks", 
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,10 +13,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.errors import UserError
+from jaxcnn.models.alexnet import AlexNet
+from jaxcnn.models.alexnet_original import AlexNetOriginal
 from jaxcnn.models.classifier import Classifier
 from jaxcnn.models.layers import Conv
-from jaxcnn.visualize.layers import Interceptor, apply_to_layer, check_layer, check_units
+from jaxcnn.models.lenet import LeNet5
+from jaxcnn.models.nin import NiN
+from jaxcnn.models.vgg import VGG
+from jaxcnn.models.zfnet import ZFNet
+from jaxcnn.visualize.layers import (
+    Interceptor,
+    apply_to_layer,
+    check_layer,
+    check_units,
+    one_per_image,
+)
 from jaxcnn.visualize.rules import DECONVNET, with_rules
+
+# Networks in which each convolution follows the one before it.
+_CHAINS = (AlexNet, AlexNetOriginal, LeNet5, NiN, VGG, ZFNet)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +61,11 @@ def deconvnet(
 ) -> Projection:
     """Project the strongest activation of a unit back to the pixels.
 
-    All other activations of the layer are set to zero, and the rest is passed down: through the
+    All other activations of the layer are set to zero, and the rest is passed back: through the
     transposed convolutions, rectified where the network rectifies, unpooled by the switches of the
-    forward pass (see :mod:`jaxcnn.visualize.rules`).
+    forward pass (see :mod:`jaxcnn.visualize.rules`). The strongest activation may be zero or
+    negative, where the unit finds nothing in an image; then the projection shows nothing, or what
+    the unit is against.
 
     Args:
         model: the network, of any architecture.
@@ -57,13 +74,13 @@ def deconvnet(
         layer: dotted path of a layer, such as ``"features.8"`` or ``"layer2.0.conv1"``.
         unit: number of a channel of the layer's map, or of a value of a dense layer; one, or one
             per image ``[N]``.
-        biases: whether to add the convolutions' biases on the way down: to what a convolution
-            passes down the bias of the convolution before it, as copies of the textbook's
-            deconvnet of VGG do. The paper adds none. It is meant for networks that are a chain
-            (AlexNet, ZFNet, VGG), and refused for others.
+        biases: whether to add the convolutions' biases: to what a transposed convolution passes
+            back, the bias of the convolution before it, as the textbooks' deconvnets of VGG do.
+            The paper adds none.
 
     Raises:
-        UserError: if there is no such layer or unit.
+        UserError: if there is no such layer or unit, or with ``biases`` for a network whose
+            convolutions are not a chain, as they are in AlexNet, LeNet, NiN, VGG and ZFNet.
 
     Example::
 
@@ -71,8 +88,13 @@ def deconvnet(
         projection.pixels  # [N, 224, 224, 3]
     """
     shape = check_layer(model, images.shape, layer)
-    units = np.broadcast_to(np.asarray(unit), (len(images),))
+    units = one_per_image(unit, len(images), "units")
     check_units(layer, shape, units.tolist())
+    if biases and not isinstance(model, _CHAINS):
+        raise UserError(
+            f"biases=True needs a network whose convolutions are a chain, as AlexNet's are; those "
+            f"of {type(model).__name__} are not."
+        )
     return Projection(*_projector(model, layer, biases)(variables, images, jnp.asarray(units)))
 
 
@@ -116,7 +138,7 @@ def strongest_of(activations: jax.Array, units: jax.Array) -> tuple[jax.Array, j
 
 
 def _with_biases() -> Interceptor:
-    """Let each convolution add the bias of the one before it on the way down."""
+    """Let the gradient of each convolution add the bias of the one before it."""
     before: list[jax.Array | None] = [None]
 
     def intercept(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -125,12 +147,7 @@ def _with_biases() -> Interceptor:
             return next_function(*args, **kwargs)
         images, *others = args
         if before[0] is not None:
-            if images.shape[-1:] != before[0].shape:
-                raise UserError(
-                    f"biases=True needs a chain of convolutions: {'.'.join(module.path)!r} does "
-                    f"not follow the one before it; leave it False."
-                )
-            images = _plus_on_the_way_down(images, before[0])
+            images = _with_bias_in_gradient(images, before[0])
         output = next_function(images, *others, **kwargs)
         before[0] = module.variables["params"].get("bias")
         return output
@@ -139,12 +156,12 @@ def _with_biases() -> Interceptor:
 
 
 @jax.custom_vjp
-def _plus_on_the_way_down(x: jax.Array, bias: jax.Array) -> jax.Array:
+def _with_bias_in_gradient(x: jax.Array, bias: jax.Array) -> jax.Array:
     """``x``; its gradient has the bias added."""
     return x
 
 
-_plus_on_the_way_down.defvjp(
+_with_bias_in_gradient.defvjp(
     lambda x, bias: (x, bias),
     lambda bias, signal: (signal + bias, jnp.zeros_like(bias)),
 )
@@ -157,7 +174,7 @@ class TopActivations:
     Attributes:
         units: numbers of the units, ``[U]``.
         images: numbers of the images, the strongest first, ``[U, top]``.
-        activations: the values, ``[U, top]``.
+        activations: the values, ``[U, top]``; zero or negative where a unit finds nothing.
         positions: rows and columns in the layer's map, ``[U, top, 2]``.
     """
 
@@ -173,7 +190,7 @@ def top_activations(
     batches: Iterable[jax.Array],
     layer: str,
     *,
-    units: Iterable[int] | None = None,
+    units: Sequence[int] | None = None,
     num_units: int = 9,
     top: int = 9,
 ) -> TopActivations:
@@ -184,11 +201,11 @@ def top_activations(
     Args:
         model: the network.
         variables: its variables.
-        batches: normalised images, ``[N, H, W, C]``, all of one size; only the last batch may
-            have fewer than the first.
+        batches: normalised images, ``[N, H, W, C]``, all of one size; a batch of fewer images than
+            the one before it is padded, so that it is not compiled for again.
         layer: dotted path.
-        units: which; None: the ``num_units`` whose strongest activation is farthest above the
-            unit's mean over the images.
+        units: which; None: the ``num_units`` whose strongest activation is farthest above their
+            mean over images and positions.
         num_units: see ``units``.
         top: how many images per unit; fewer if there are fewer.
 
@@ -197,38 +214,35 @@ def top_activations(
     """
 
     @jax.jit
-    def strongest(variables: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def strongest(variables: Any, images: jax.Array) -> tuple[jax.Array, ...]:
         _, output = apply_to_layer(model, variables, images, layer)
-        if output.ndim == 2:
-            return output, jnp.zeros(output.shape, jnp.int32)
         flat = output.reshape(len(output), -1, output.shape[-1])
-        return jnp.max(flat, axis=1), jnp.argmax(flat, axis=1)
+        return jnp.max(flat, axis=1), jnp.argmax(flat, axis=1), jnp.mean(flat, axis=1)
 
-    values, places, shape, size = [], [], None, 0
+    found: list[list[np.ndarray]] = []
+    shape, size = None, 0
     for images in batches:
         count = len(images)
-        size = size or count
+        size = max(size, count)
         shape = shape or check_layer(model, images.shape, layer)
-        # A last batch of another size would be compiled for again.
         images = jnp.pad(images, [(0, size - count), (0, 0), (0, 0), (0, 0)])
-        value, place = strongest(variables, images)
-        values.append(np.asarray(value)[:count])
-        places.append(np.asarray(place)[:count])
+        found.append([np.asarray(x)[:count] for x in strongest(variables, images)])
     if shape is None:
         raise UserError("There are no images to look for activations in; give at least one.")
-    all_values, all_places = np.concatenate(values), np.concatenate(places)
+    values, places, means = (np.concatenate(column) for column in zip(*found, strict=True))
     if units is None:
-        contrast = all_values.max(axis=0) - all_values.mean(axis=0)
+        contrast = values.max(axis=0) - means.mean(axis=0)
+        if not contrast.any():  # one value of each unit in all
+            contrast = values.max(axis=0)
         chosen = np.argsort(-contrast, kind="stable")[:num_units]
     else:
-        chosen = np.asarray(list(units))
+        chosen = np.asarray(units, np.int64)
         check_units(layer, shape, chosen.tolist())
-    order = np.argsort(-all_values[:, chosen], axis=0, kind="stable")[:top].T
-    places_of = all_places[order, chosen[:, None]]
+    order = np.argsort(-values[:, chosen], axis=0, kind="stable")[:top].T
     width = shape[2] if len(shape) == 4 else 1
     return TopActivations(
         units=chosen,
         images=order,
-        activations=all_values[order, chosen[:, None]],
-        positions=np.stack(np.divmod(places_of, width), axis=-1),
+        activations=values[order, chosen[:, None]],
+        positions=np.stack(np.divmod(places[order, chosen[:, None]], width), axis=-1),
     )

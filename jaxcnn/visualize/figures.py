@@ -23,7 +23,7 @@ def _figure(title: str, width: float, height: float) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)  # a name may have $
     return figure
 
 
@@ -39,7 +39,7 @@ def _show(axis: "Axes", image: np.ndarray, title: str = "", **kwargs: Any) -> An
     """Show pixels, or a map ``[H, W]`` in colours; its pixels stay squares."""
     if image.ndim == 3 and image.shape[-1] == 1:
         image, kwargs = image[..., 0], {"cmap": "gray", "vmin": 0, "vmax": 255, **kwargs}
-    axis.set_title(title, fontsize=9)
+    axis.set_title(title, fontsize=9, parse_math=False)
     return axis.imshow(image, **kwargs)
 
 
@@ -47,8 +47,8 @@ def filters(kernel: np.ndarray, title: str) -> "Figure":
     """The filters of a convolution, each on a scale of its own.
 
     Args:
-        kernel: ``[kh, kw, C, n]``; those of 1 or 3 input channels are images, of others there is
-            one image for each channel.
+        kernel: ``[kh, kw, C, n]``; filters of 1 or 3 input channels are images, of others each has
+            a row with an image for each channel.
         title: of the figure.
     """
     grid = filter_grid(kernel)
@@ -89,6 +89,8 @@ def projections(
 ) -> "Figure":
     """Figure 2 of Zeiler and Fergus 2013: projections beside the image patches they are of.
 
+    Activations that are not positive are left out: the unit has found nothing there.
+
     Args:
         patches: of each unit, parts of images, the strongest activation first,
             ``[top, H, W, C]`` uint8.
@@ -104,9 +106,13 @@ def projections(
     for number, unit in enumerate(units):
         row, column = divmod(number, columns)
         left, right = axes[row, 2 * column : 2 * column + 2]
-        strongest = activations[number].max(initial=0)
-        _show(left, image_grid(as_pixels(pixels[number])), f"unit {unit}: projections")
-        _show(right, image_grid(patches[number]), f"images, up to {strongest:.3g}")
+        active = activations[number] > 0
+        if not active.any():
+            left.set_title(f"unit {unit}: never active", fontsize=9)
+            continue
+        strongest = activations[number].max()
+        _show(left, image_grid(as_pixels(pixels[number][active])), f"unit {unit}: projections")
+        _show(right, image_grid(patches[number][active]), f"images, up to {strongest:.3g}")
     return figure
 
 
@@ -201,14 +207,14 @@ def occlusion(
         size: of the square, in pixels.
         title: of the figure.
     """
+    from matplotlib.patches import Rectangle
+
     figure = _figure(title, 13, 3.6)
     axes = _axes(figure, 1, 4)[0]
     _show(axes[0], image, f"image, and the square of {size} pixels")
     corner = [(length - size) / 2 - 0.5 for length in image.shape[:2]]
-    from matplotlib.patches import Rectangle
-
     axes[0].add_patch(Rectangle(corner[::-1], size, size, fill=False, edgecolor="red"))
-    extent = (-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5)
+    extent = occlusion_extent(maps, size)
     shown = _show(
         axes[1], maps["activation"], "strongest channel, summed", cmap=_SEQUENTIAL, extent=extent
     )
@@ -224,7 +230,28 @@ def occlusion(
     )
     figure.colorbar(shown, ax=axes[2], shrink=0.75)
     _show_classes(figure, axes[3], maps["prediction"], classes, extent)
+    for axis in axes[1:]:
+        axis.set_xlim(-0.5, image.shape[1] - 0.5)
+        axis.set_ylim(image.shape[0] - 0.5, -0.5)
     return figure
+
+
+def occlusion_extent(maps: Mapping[str, np.ndarray], size: int) -> tuple[float, ...]:
+    """Left, right, bottom and top of the maps of an occlusion, in the pixels of its image.
+
+    Each value is in the middle of the square that it is for, and as large as a move of it.
+
+    Args:
+        maps: of :func:`jaxcnn.visualize.occlusion`.
+        size: of the square, in pixels.
+    """
+    sides = []
+    for corners in (maps["left"], maps["top"]):
+        move = corners[1] - corners[0] if len(corners) > 1 else size
+        middles = corners + size / 2 - 0.5  # pixel i reaches from i - 0.5 to i + 0.5
+        sides.append((float(middles[0] - move / 2), float(middles[-1] + move / 2)))
+    (left, right), (top, bottom) = sides
+    return left, right, bottom, top
 
 
 def _show_classes(
@@ -251,9 +278,11 @@ def _show_classes(
     ]
     if len(numbers) > len(named):
         legend.append(Patch(color="lightgray", label="others"))
-    axis.legend(
+    drawn = axis.legend(
         handles=legend, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=3
     )
+    for text in drawn.get_texts():
+        text.set_parse_math(False)
 
 
 def maximal(images: Sequence[np.ndarray], names: Sequence[str], title: str) -> "Figure":

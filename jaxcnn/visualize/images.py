@@ -1,4 +1,4 @@
-"""Pictures: grids of images and of filters (:mod:`jaxcnn.data.grid`), and PNG files."""
+"""Images and figures as PNG files."""
 
 import io
 import warnings
@@ -6,13 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxcnn.data.grid import filter_grid, image_grid
 from jaxcnn.data.images import to_pillow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-__all__ = ["figure_png", "filter_grid", "image_grid", "png"]
 
 
 def png(image: np.ndarray) -> bytes:

@@ -1,5 +1,6 @@
 """The layers of a network by name, and what they output."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -41,10 +42,10 @@ def _layers(model: Classifier, shape: tuple[int, int, int]) -> dict[str, Summary
     return {row.path: row for row in rows if row.path and row.output_shape is not None}
 
 
-def seen_by(
+def receptive_boxes(
     model: Classifier, image_shape: Sequence[int], layer: str, positions: np.ndarray
 ) -> np.ndarray:
-    """What units at positions of a layer's map see of an image.
+    """The receptive fields of units at positions of a layer's map.
 
     Args:
         model: the network.
@@ -61,7 +62,7 @@ def seen_by(
     fields = row.receptive_field
     if (
         fields is None
-        or any(row.sees_all)
+        or any(shared is not None for shared in row.shared_field)
         or any(f.size >= length for f, length in zip(fields, size, strict=True))
     ):
         return np.tile((0, 0, *size), (len(positions), 1))
@@ -114,6 +115,35 @@ def check_units(layer: str, shape: Sequence[int], units: Iterable[int]) -> None:
             )
 
 
+def one_per_image(values: Any, count: int, what: str) -> np.ndarray:
+    """Units or classes, ``[N]``, from one for all images or one for each.
+
+    Raises:
+        UserError: if there is another number of them.
+    """
+    values = np.asarray(values)
+    if values.ndim > 1 or (values.ndim == 1 and len(values) != count):
+        raise UserError(
+            f"There are {what} of shape {values.shape} for {count} images; give one for all "
+            f"images, or one for each."
+        )
+    return np.broadcast_to(values, (count,))
+
+
+def check_classes(model: Classifier, classes: Iterable[int]) -> None:
+    """Check that a network has some classes.
+
+    Raises:
+        UserError: for the first that it does not have.
+    """
+    for number in classes:
+        if not 0 <= number < model.num_classes:
+            raise UserError(
+                f"class {number} does not exist: the network has the classes 0 to "
+                f"{model.num_classes - 1}."
+            )
+
+
 def default_map(model: Classifier, image_shape: Sequence[int]) -> str:
     """The last layer that outputs a map, ``[N, H, W, C]`` of more than one pixel.
 
@@ -154,25 +184,30 @@ def apply_to_layer(
         variables: its variables.
         images: ``[N, H, W, C]``, as the network takes them.
         layer: dotted path; None: the logits.
-        offset: added to the output of the layer.
+        offset: added to the output of the layer; its gradient is that of the layer's output.
         interceptor: of all methods, see ``flax.linen.intercept_methods``.
 
     Returns:
         The logits, and the output of the layer.
     """
-    outputs = []
 
-    def capture(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    def add_offset(next_function: Any, args: Any, kwargs: Any, context: Any) -> Any:
         output = next_function(*args, **kwargs)
-        if context.method_name == "__call__" and ".".join(context.module.path) == (layer or ""):
-            output = output if offset is None else output + offset
-            outputs.append(output)
-        return output
+        return output + offset if is_call(context.module, context.method_name) else output
 
-    if interceptor is None:
-        with nn.intercept_methods(capture):
+    def is_call(module: nn.Module, method: str) -> bool:
+        return method == "__call__" and ".".join(module.path) == layer
+
+    with contextlib.ExitStack() as stack:
+        if interceptor is not None:
+            stack.enter_context(nn.intercept_methods(interceptor))
+        if offset is not None:
+            stack.enter_context(nn.intercept_methods(add_offset))
+        if layer is None:
             logits = model.apply(variables, images)
-    else:
-        with nn.intercept_methods(interceptor), nn.intercept_methods(capture):
-            logits = model.apply(variables, images)
-    return logits, outputs[-1]
+            return logits, logits
+        logits, state = model.apply(
+            variables, images, capture_intermediates=is_call, mutable=["intermediates"]
+        )
+    (output,) = jax.tree.leaves(state["intermediates"])
+    return logits, output

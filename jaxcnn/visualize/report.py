@@ -5,13 +5,14 @@ import dataclasses
 import html
 import json
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from jaxcnn.data.grid import filter_grid
 from jaxcnn.visualize import runs as pictures
-from jaxcnn.visualize.images import figure_png, filter_grid, png
+from jaxcnn.visualize.images import figure_png, png
 
 _DPI = 150  # of figures, which are shown at 100: sharp on screens of small pixels
 _WORST = 10  # pairs of classes per run
@@ -134,22 +135,27 @@ def mistakes_png(run: Run, dpi: int) -> bytes:
     return figure_png(figure, dpi)
 
 
-def report_html(runs: Iterable[Run], *, title: str) -> str:
+def report_html(
+    runs: Sequence[Run],
+    *,
+    title: str,
+    progress: Callable[[Sequence[Run]], Iterable[Run]] = iter,
+) -> str:
     """Compare runs in an HTML page.
 
     Args:
         runs: at least one.
         title: of the page.
+        progress: iterates over the runs while their pictures are drawn, such as ``tqdm``.
 
     Returns:
         The page: it refers to no other file.
     """
-    runs = list(runs)
     parts = [f"<h1>{_escape(title)}</h1>", _final_figures(runs)]
     if len(runs) > 1:
         parts.append(_differences(runs))
     parts.append(_curves(runs))
-    parts += [_section(number, run) for number, run in enumerate(runs)]
+    parts += [_section(number, run) for number, run in enumerate(progress(runs))]
     parts.append(_settings(runs))
     body = "\n".join(parts)
     return f"""<!DOCTYPE html>
@@ -289,7 +295,10 @@ def _section(number: int, run: Run) -> str:
     """What belongs to one run only."""
     parts = [f'<section id="run{number}">\n<h2>{_escape(run.name)}</h2>']
     if run.evaluated is None:
-        parts.append("<p class=note>No evaluation at the end of the run yet.</p>")
+        parts.append(
+            "<p class=note>No confusions and mistakes: the run has not ended, or was "
+            "trained by an earlier version.</p>"
+        )
     else:
         parts.append(_confusion(run))
         parts.append("<h3>Worst mistakes</h3>")

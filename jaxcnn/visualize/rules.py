@@ -6,15 +6,20 @@ what is not linear, and no second network. The rules are applied to the network'
 jaxpr), where it calls these functions; the modules know nothing of them.
 
 =============================  =============================  =============================
-on the way down, through       deconvnet                      guided backpropagation
+backward, through              deconvnet                      guided backpropagation
 =============================  =============================  =============================
 ReLU                           negative values become zero    likewise, then its derivative
 ReLU6, SiLU, hard-swish, GELU  likewise: as ReLU              likewise, then its derivative
 max pooling                    to the maximum of each window  its derivative
 response normalisation         unchanged                      its derivative
-layer, group, instance norm    with its statistics fixed      its derivative
-sigmoid, hard-sigmoid (gates)  nothing: a gate is fixed       its derivative
+layer, group, instance norm    with constant statistics       its derivative
+sigmoid, hard-sigmoid (gates)  nothing: a gate is constant    its derivative
 =============================  =============================  =============================
+
+The rows for ReLU6 and so on also stand for the other functions of ``jax.nn`` that leave positive
+values nearly as they are (leaky ReLU, ELU, SELU, CELU, Mish, Softplus); that for norms, for those
+of :mod:`jaxcnn.models.layers`, without switchable norm. What a network is given beyond these has
+its derivative.
 
 Where two windows of max pooling chose one pixel, a deconvnet keeps one of the values, as torch's
 ``MaxUnpool2d`` does; the derivative is their sum.
@@ -42,8 +47,11 @@ Rule = Callable[[JaxprEqn], Callable[..., Any]]
 # By the name of the function or the primitive.
 Rules = Mapping[str, Rule]
 
-# Where an equation has the program of the function that it calls.
-_PROGRAMS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+# Primitives that call a function once, and where they have its program.
+_CALLS = {
+    **dict.fromkeys(("jit", "pjit", "remat", "remat2", "checkpoint", "closed_call"), "jaxpr"),
+    **dict.fromkeys(("custom_jvp_call", "custom_vjp_call", "core_call"), "call_jaxpr"),
+}
 
 
 def with_rules(function: Callable[..., Any], rules: Rules) -> Callable[..., Any]:
@@ -87,7 +95,7 @@ def _evaluate(
         elif (inner := _program(equation)) is not None and _has_any(inner, rules):
             results = _evaluate(*_opened(inner), operands, rules)
         else:
-            results = bound(equation)(*operands)
+            results = as_function(equation)(*operands)
         results = results if isinstance(results, (list, tuple)) else [results]
         values |= zip(equation.outvars, results, strict=True)
     return [read(variable) for variable in program.outvars]
@@ -100,9 +108,8 @@ def _name(equation: JaxprEqn) -> str:
 
 
 def _program(equation: JaxprEqn) -> Any | None:
-    """The program of the function that an equation calls once; None: it is a primitive."""
-    programs = (equation.params[key] for key in _PROGRAMS if key in equation.params)
-    return next(programs, None)
+    """The program of the function that an equation calls once; None: it does not."""
+    return equation.params.get(_CALLS.get(equation.primitive.name, ""))
 
 
 def _opened(program: Any) -> tuple[Jaxpr, Sequence[Any]]:
@@ -119,7 +126,7 @@ def _has_any(program: Any, rules: Rules) -> bool:
     )
 
 
-def bound(equation: JaxprEqn) -> Callable[..., list[Any]]:
+def as_function(equation: JaxprEqn) -> Callable[..., list[Any]]:
     """An equation as a function of its inputs, with its own gradient."""
     primitive = equation.primitive
 
@@ -131,17 +138,17 @@ def bound(equation: JaxprEqn) -> Callable[..., list[Any]]:
 
 
 def _single(equation: JaxprEqn) -> Callable[[jax.Array], jax.Array]:
-    call = bound(equation)
+    call = as_function(equation)
     return lambda x: call(x)[0]
 
 
 def rectified(equation: JaxprEqn) -> Callable[[jax.Array], jax.Array]:
-    """What is negative on the way down becomes zero; nothing else changes."""
+    """The gradient is the signal from above, without its negative values."""
     return _with_pullback(_single(equation), lambda x, signal: jnp.maximum(signal, 0))
 
 
 def guided(equation: JaxprEqn) -> Callable[[jax.Array], jax.Array]:
-    """What is negative on the way down becomes zero; then the function's own derivative."""
+    """The function's own gradient, of the signal from above without its negative values."""
     function = _single(equation)
 
     def pullback(x: jax.Array, signal: jax.Array) -> jax.Array:
@@ -151,24 +158,24 @@ def guided(equation: JaxprEqn) -> Callable[[jax.Array], jax.Array]:
     return _with_pullback(function, pullback)
 
 
-def passed(equation: JaxprEqn) -> Callable[[jax.Array], jax.Array]:
-    """Everything is passed down unchanged."""
+def unchanged(equation: JaxprEqn) -> Callable[[jax.Array], jax.Array]:
+    """The gradient is that of the identity."""
     return _with_pullback(_single(equation), lambda x, signal: signal)
 
 
-def fixed(equation: JaxprEqn) -> Callable[..., Any]:
-    """Nothing is passed down."""
-    return lambda *operands: lax.stop_gradient(bound(equation)(*operands))
+def constant(equation: JaxprEqn) -> Callable[..., Any]:
+    """The gradient is zero."""
+    return lambda *operands: lax.stop_gradient(as_function(equation)(*operands))
 
 
 def with_fixed_statistics(equation: JaxprEqn) -> Callable[..., Any]:
-    """A norm's means and variances are constants on the way down."""
+    """The gradient of a norm whose means and variances are constants."""
     program, consts = _opened(_program(equation))
-    return lambda *operands: _evaluate(program, consts, operands, {"reduce_sum": fixed})
+    return lambda *operands: _evaluate(program, consts, operands, {"reduce_sum": constant})
 
 
 def unpooled(equation: JaxprEqn) -> Callable[[jax.Array], jax.Array]:
-    """Max pooling of ``[N, H, W, C]``: values go down to where the maxima were."""
+    """Max pooling of ``[N, H, W, C]``: the signal goes to where the maxima were."""
     window, strides = (equation.params[key][1:3] for key in ("window_dimensions", "window_strides"))
     pads = equation.params["padding"][1:3]
 
@@ -191,18 +198,21 @@ def _with_pullback(
     return changed
 
 
-_RECTIFIERS = ("relu", "relu6", "silu", "hard_silu", "gelu")
+_RECTIFIERS = (
+    *("relu", "relu6", "silu", "hard_silu", "gelu"),
+    *("leaky_relu", "elu", "selu", "celu", "mish", "softplus"),
+)
 
 DECONVNET: Rules = {
     **dict.fromkeys(_RECTIFIERS, rectified),
     "reduce_window_max": unpooled,
-    "local_response_norm": passed,
+    "local_response_norm": unchanged,
     "_standardized": with_fixed_statistics,
-    "logistic": fixed,
-    "hard_sigmoid": fixed,
+    "logistic": constant,
+    "hard_sigmoid": constant,
 }
 
 GUIDED: Rules = {
     **dict.fromkeys(_RECTIFIERS, guided),
-    "hard_sigmoid": bound,  # within it is a ReLU6, which rectifies nothing
+    "hard_sigmoid": as_function,  # within it is a ReLU6, which rectifies nothing
 }

@@ -80,16 +80,16 @@ def test_grad_cam(network):
 def test_integrated_gradients_are_complete():
     """With ReLU the gradient jumps on the way: the integral has to be refined there."""
     model = TinyNet(num_classes=3, param_dtype=jnp.float64)
-    x = nhwc(images(2, 3, 8, 8))
+    x = nhwc(images(2, 3, 6, 6))
     variables = model.init(jax.random.key(0), x)
-    start = 0.5 * jnp.ones((8, 8, 3))
+    start = 0.5 * jnp.ones((6, 6, 3))
     contributions = visualize.integrated_gradients(
         model,
         variables,
         x,
         np.array([2, 0]),
         baseline=start,
-        tolerance=1e-7,
+        tolerance=1e-6,
         max_evaluations=30_000,
     )
     logits, at_start = model.apply(variables, x), model.apply(variables, start[None])[0]

@@ -4,6 +4,8 @@ import argparse
 
 from jaxcnn.cli.visualize import shared
 
+_MOST_UNITS = 24  # in one picture
+
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declare the subcommand and its arguments."""
@@ -24,12 +26,16 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--units", metavar="N,N", help="numbers of the units; by default those that stand out most"
     )
-    parser.add_argument("--num_units", type=int, default=6, help="how many units: 6")
-    parser.add_argument("--top", type=int, default=9, help="images per unit: 9")
+    parser.add_argument(
+        "--num_units", type=int, default=6, help=f"how many units: 6; up to {_MOST_UNITS}"
+    )
+    parser.add_argument(
+        "--top", type=int, default=9, help=f"images per unit: 9; up to {shared.MOST_IMAGES}"
+    )
     parser.add_argument(
         "--biases",
         action="store_true",
-        help="add the convolutions' biases on the way down, as textbooks do and the paper does not",
+        help="add the convolutions' biases on the way back, as textbooks do and the paper does not",
     )
     parser.set_defaults(run=run)
 
@@ -40,43 +46,45 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         UserError: if the network, an image or the layer cannot be used.
     """
-    shared.check_positive(arguments, "num_units", "top")
-    units = shared.numbers(arguments.units, "--units")
+    shared.check_range(arguments, "num_units", most=_MOST_UNITS)
+    shared.check_range(arguments, "top", most=shared.MOST_IMAGES)
+    units = shared.numbers(arguments.units, "--units", most=_MOST_UNITS)
     images = shared.load(arguments)
     import numpy as np
 
     from jaxcnn import visualize
     from jaxcnn.visualize import figures
-    from jaxcnn.visualize.layers import default_map, seen_by
+    from jaxcnn.visualize.layers import default_map, receptive_boxes
 
     used = images.used
-    shape = (1, *images.pixels(0).shape)
-    layer = arguments.layer or default_map(used.model, shape)
+    model, variables = used.model, used.variables
+    size = used.preprocess.image_size
+    shape = (1, size, size, used.channels)
+    layer = arguments.layer or default_map(model, shape)
+    skipped: list[int] = []
     found = visualize.top_activations(
-        used.model,
-        used.variables,
-        map(used.normalize, images.batches()),
+        model,
+        variables,
+        map(used.normalize, images.batches(skipped)),
         layer,
         units=units,
         num_units=arguments.num_units,
         top=arguments.top,
     )
+    kept = np.delete(np.arange(images.count), skipped)
     patches, pixels = [], []
-    for unit, numbers, positions in zip(found.units, found.images, found.positions, strict=True):
-        pictures = np.stack([images.pixels(number) for number in numbers])
-        projection = visualize.deconvnet(
-            used.model,
-            used.variables,
-            used.normalize(pictures),
-            layer,
-            int(unit),
-            biases=arguments.biases,
-        )
-        boxes = seen_by(used.model, shape, layer, positions)
-        patches.append(figures.patches_of(pictures, boxes))
-        pixels.append(figures.patches_of(np.asarray(projection.pixels), boxes, fill=0))
-    title = (
-        f"{used.name}, {layer}: strongest activations in {images.source.num_examples:,} image(s)"
-    )
+    with shared.progress(len(found.units), "unit") as report:
+        for unit, numbers, positions in zip(
+            found.units, found.images, found.positions, strict=True
+        ):
+            seen = images.pixels(kept[numbers])
+            projection = visualize.deconvnet(
+                model, variables, used.normalize(seen), layer, unit, biases=arguments.biases
+            )
+            boxes = receptive_boxes(model, shape, layer, positions)
+            patches.append(figures.patches_of(seen, boxes))
+            pixels.append(figures.patches_of(np.asarray(projection.pixels), boxes, fill=0))
+            report(len(patches), len(found.units))
+    title = f"{used.name}, {layer}: strongest activations in {images.count:,} image(s)"
     figure = figures.projections(patches, pixels, found.units.tolist(), found.activations, title)
     return shared.write(figure, arguments.out)

@@ -4,6 +4,8 @@ import argparse
 
 from jaxcnn.cli.visualize import shared
 
+_MOST_UNITS = 96  # in one picture
+
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declare the subcommand and its arguments."""
@@ -20,7 +22,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("--layer", metavar="PATH", help="such as layer2; by default the last map")
     parser.add_argument("--units", metavar="N,N", help="numbers of the units")
-    parser.add_argument("--num_units", type=int, default=18, help="how many units: 18")
+    parser.add_argument(
+        "--num_units", type=int, default=18, help=f"how many units: 18; up to {_MOST_UNITS}"
+    )
     parser.set_defaults(run=run)
 
 
@@ -30,8 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         UserError: if the network, the image or the layer cannot be used.
     """
-    shared.check_positive(arguments, "num_units")
-    units = shared.numbers(arguments.units, "--units")
+    shared.check_range(arguments, "num_units", most=_MOST_UNITS)
+    units = shared.numbers(arguments.units, "--units", most=_MOST_UNITS)
     images = shared.load(arguments)
     import jax
     import numpy as np

@@ -19,7 +19,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("--layer", metavar="PATH", help="such as layer4; by default the last map")
     shared.add_class(parser)
-    parser.add_argument("--num_images", type=int, default=4, help="at most so many images: 4")
+    parser.add_argument(
+        "--num_images",
+        type=int,
+        default=4,
+        help=f"at most so many of the images: 4; up to {shared.MOST_IMAGES}",
+    )
     parser.set_defaults(run=run)
 
 
@@ -29,26 +34,21 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         UserError: if the network, an image, the layer or the class cannot be used.
     """
-    shared.check_positive(arguments, "num_images")
+    shared.check_range(arguments, "num_images", most=shared.MOST_IMAGES)
     images = shared.load(arguments)
-    used = images.used
-    label = shared.class_number(arguments.label, used.classes)
     import numpy as np
 
     from jaxcnn import visualize
     from jaxcnn.visualize import figures
     from jaxcnn.visualize.layers import default_map
 
-    pictures, names = images.first(arguments.num_images)
-    layer = arguments.layer or default_map(used.model, pictures.shape)
-    inputs = used.normalize(pictures)
-    classes = visualize.predicted(used.model, used.variables, inputs) if label is None else label
-    maps = np.asarray(visualize.grad_cam(used.model, used.variables, inputs, classes, layer=layer))
-    labels = np.broadcast_to(np.asarray(classes), len(pictures))
-    titles = [f"{n}\nfor {used.classes[c]!r}" for n, c in zip(names, labels, strict=True)]
+    used = images.used
+    pixels, inputs, classes, titles = shared.explained(images, arguments)
+    layer = arguments.layer or default_map(used.model, pixels.shape)
+    maps = visualize.grad_cam(used.model, used.variables, inputs, classes, layer=layer)
     figure = figures.attributions(
-        pictures,
-        maps,
+        pixels,
+        np.asarray(maps),
         titles,
         f"{used.name}: Grad-CAM of {layer}",
         label="evidence",

@@ -4,6 +4,7 @@ import argparse
 
 from jaxcnn.cli import network
 from jaxcnn.cli.visualize import shared
+from jaxcnn.errors import UserError
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -35,35 +36,44 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         UserError: if the network, the layer, a unit or the class cannot be used.
     """
-    shared.check_positive(arguments, "steps", "image_size")
+    shared.check_range(arguments, "steps", "image_size")
+    shared.check_range(arguments, "seed", least=0, most=2**32 - 1)
     shared.check_out(arguments)
-    units = shared.numbers(arguments.units, "--units")
+    units = shared.numbers(arguments.units, "--units", most=shared.MOST_IMAGES)
+    if arguments.label is not None and units is not None:
+        raise UserError("--class and --units both say what is maximised; give one of them.")
     used = network.load(arguments)
+    size, layer = arguments.image_size or used.preprocess.image_size, arguments.layer
+    if size != used.preprocess.image_size and hasattr(used.mean, "shape"):
+        raise UserError(
+            f"--image_size={size} is not that of this run, {used.preprocess.image_size}, which "
+            f"subtracts the mean of its images; leave it out."
+        )
     label = shared.class_number(arguments.label, used.classes)
-    from tqdm import tqdm
 
     from jaxcnn import visualize
     from jaxcnn.visualize import figures
     from jaxcnn.visualize.layers import check_layer
 
-    size = arguments.image_size or used.preprocess.image_size
     shape = (size, size, used.channels)
-    layer = arguments.layer
     count = check_layer(used.model, (1, *shape), layer)[-1] if layer else len(used.classes)
-    chosen = [label] if label is not None else units or list(range(min(8, count)))
-    found, names = [], []
-    for unit in tqdm(chosen, unit="image", disable=True if len(chosen) == 1 else None, leave=False):
-        image, value = visualize.maximize(
+    chosen = units if label is None else [label]
+    chosen = list(range(min(8, count))) if chosen is None else chosen
+    with shared.progress(arguments.steps, "step") as report:
+        found, values = visualize.maximize(
             used.model,
             used.variables,
             shape,
+            chosen,
             layer=layer,
-            unit=unit,
             normalize=used.normalize,
             steps=arguments.steps,
             seed=arguments.seed,
+            report=report,
         )
-        found.append(image)
-        names.append(f"{f'unit {unit}' if layer else used.classes[unit]}: {value:.3g}")
+    names = [
+        f"{f'unit {unit}' if layer else used.classes[unit]}: {value:.3g}"
+        for unit, value in zip(chosen, values, strict=True)
+    ]
     title = f"{used.name}: {layer or 'class scores'}, maximised"
     return shared.write(figures.maximal(found, names, title), arguments.out)

@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         UserError: if the network, the image, the layer or the class cannot be used.
     """
-    shared.check_positive(arguments, "size", "stride")
+    shared.check_range(arguments, "size", "stride")
     images = shared.load(arguments)
     used = images.used
     label = shared.class_number(arguments.label, used.classes)
@@ -44,15 +44,17 @@ def run(arguments: argparse.Namespace) -> int:
     if label is None:
         label = int(visualize.predicted(used.model, used.variables, inputs)[0])
     size = arguments.size or visualize.occlusion_size(image.shape)
-    maps = visualize.occlusion(
-        used.model,
-        used.variables,
-        inputs[0],
-        label,
-        size=size,
-        stride=arguments.stride,
-        layer=arguments.layer,
-    )
+    with shared.progress(1, "step") as report:
+        maps = visualize.occlusion(
+            used.model,
+            used.variables,
+            inputs[0],
+            label,
+            size=size,
+            stride=arguments.stride,
+            layer=arguments.layer,
+            report=lambda done, total: report(done / total, 1),
+        )
     figure = figures.occlusion(
         image, maps, used.classes, used.classes[label], size, f"{used.name}: occlusion of {name}"
     )

@@ -1,6 +1,7 @@
 """``jaxcnn visualize saliency``: which pixels a class's score depends on."""
 
 import argparse
+import sys
 
 from jaxcnn.cli.visualize import shared
 
@@ -27,7 +28,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("--method", choices=_METHODS, default="gradient", help="default: gradient")
     shared.add_class(parser)
-    parser.add_argument("--num_images", type=int, default=4, help="at most so many images: 4")
+    parser.add_argument(
+        "--num_images",
+        type=int,
+        default=4,
+        help=f"at most so many of the images: 4; up to {shared.MOST_IMAGES}",
+    )
     parser.set_defaults(run=run)
 
 
@@ -37,34 +43,33 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         UserError: if the network, an image or the class cannot be used.
     """
-    shared.check_positive(arguments, "num_images")
+    shared.check_range(arguments, "num_images", most=shared.MOST_IMAGES)
     images = shared.load(arguments)
-    used = images.used
-    label = shared.class_number(arguments.label, used.classes)
     import numpy as np
 
     from jaxcnn import visualize
     from jaxcnn.visualize import figures
 
-    compute = {
-        "gradient": visualize.saliency,
-        "smooth": visualize.smooth_saliency,
-        "guided": visualize.guided_backpropagation,
-        "integrated": visualize.integrated_gradients,
-    }[arguments.method]
-    pictures, names = images.first(arguments.num_images)
-    inputs = used.normalize(pictures)
-    classes = visualize.predicted(used.model, used.variables, inputs) if label is None else label
-    values = np.asarray(compute(used.model, used.variables, inputs, classes))
-    signed = arguments.method == "integrated"
-    maps = values.sum(axis=-1) if signed else np.abs(values).max(axis=-1)
-    labels = np.broadcast_to(np.asarray(classes), len(pictures))
-    titles = [f"{n}\nfor {used.classes[c]!r}" for n, c in zip(names, labels, strict=True)]
+    used, method = images.used, arguments.method
+    pixels, inputs, classes, titles = shared.explained(images, arguments)
+    long = method in ("smooth", "integrated")
+    with shared.progress(1, "step", shown=long) as report:
+        more = {"report": lambda done, total: report(done / total, 1)} if long else {}
+        if method == "integrated":
+            more["warn"] = lambda sentence: print(sentence, file=sys.stderr)
+        compute = {
+            "gradient": visualize.saliency,
+            "smooth": visualize.smooth_saliency,
+            "guided": visualize.guided_backpropagation,
+            "integrated": visualize.integrated_gradients,
+        }[method]
+        values = np.asarray(compute(used.model, used.variables, inputs, classes, **more))
+    signed = method == "integrated"
     figure = figures.attributions(
-        pictures,
-        maps,
+        pixels,
+        values.sum(axis=-1) if signed else np.abs(values).max(axis=-1),
         titles,
-        f"{used.name}: saliency ({arguments.method})",
+        f"{used.name}: saliency ({method})",
         label="contribution" if signed else "|gradient|",
     )
     return shared.write(figure, arguments.out)

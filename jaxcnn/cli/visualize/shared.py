@@ -4,22 +4,27 @@ This module imports nothing heavy; its functions do.
 """
 
 import argparse
-import dataclasses
+import contextlib
 import os
 import signal
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from jaxcnn.cli import network
 from jaxcnn.errors import UserError, suggest
 
 if TYPE_CHECKING:
+    import jax
     import numpy as np
     from matplotlib.figure import Figure
 
+    from jaxcnn.data.pipeline import BadImageLog
     from jaxcnn.data.source import Source
 
 BATCH_SIZE = 32
+# Images in one picture, which are computed at once.
+MOST_IMAGES = 16
 
 
 def kind_parser(
@@ -87,71 +92,91 @@ def check_out(arguments: argparse.Namespace) -> None:
         raise UserError(f"--out={arguments.out}: there is no folder {folder}; make it first.")
 
 
-@dataclasses.dataclass(frozen=True)
 class Images:
-    """The images that a command is given, and what a network makes of them.
+    """The images that a command is given, as its network sees them.
+
+    Args:
+        source: the images; one that cannot be read is skipped, unless it was named.
+        used: the network, with one crop of each image.
 
     Attributes:
-        source: the images.
-        used: the network, with one crop of each image.
+        used: the network.
+        count: how many images there are.
     """
 
-    source: "Source"
-    used: network.Network
+    def __init__(self, source: "Source", used: network.Network):
+        self.used = used
+        self._source = source
+        self.count = source.num_examples
 
-    def batches(self) -> "Iterator[np.ndarray]":
+    def batches(self, skipped: list[int]) -> "Iterator[np.ndarray]":
         """All images in order, uint8 ``[N, H, W, C]``, with a progress bar if there are many.
 
+        Args:
+            skipped: gets the numbers of those that cannot be read.
+
         Raises:
-            UserError: if an image cannot be read.
+            UserError: if an image that was named cannot be read.
         """
-        import numpy as np
-        from tqdm import tqdm
+        from jaxcnn.data.pipeline import eval_batches
 
-        numbers = range(self.source.num_examples)
-        hidden = True if len(numbers) <= BATCH_SIZE else None
-        with tqdm(total=len(numbers), unit="image", disable=hidden, leave=False) as bar:
-            for start in numbers[::BATCH_SIZE]:
-                part = numbers[start : start + BATCH_SIZE]
-                yield np.stack([self.pixels(number) for number in part])
-                bar.update(len(part))
+        size = min(BATCH_SIZE, self.count)
+        preprocess = self.used.preprocess
+        bad_images = self._bad_images()
+        done = 0
+        with progress(self.count, "image", shown=self.count > BATCH_SIZE) as report:
+            for batch in eval_batches(
+                self._source, preprocess, batch_size=size, bad_images=bad_images
+            ):
+                mask = batch["mask"][: self.count - done] > 0
+                skipped += [done + int(row) for row in (~mask).nonzero()[0]]
+                yield batch["image"][: len(mask)][mask]
+                done += len(mask)
+                report(done, self.count)
 
-    def pixels(self, number: int) -> "np.ndarray":
-        """An image as the network sees it, uint8 ``[H, W, C]``.
+    def _bad_images(self) -> "BadImageLog":
+        from jaxcnn.data.image_list import ImageList, Strict
+        from jaxcnn.data.pipeline import BadImageLog
+
+        if isinstance(self._source, ImageList):
+            return Strict(self._source)
+        return BadImageLog(self._source, lambda sentence: print(sentence, file=sys.stderr))
+
+    def pixels(self, numbers: Sequence[int]) -> "np.ndarray":
+        """Some images, uint8 ``[N, H, W, C]``.
 
         Raises:
-            UserError: if it cannot be read.
+            UserError: if one cannot be read.
         """
         import numpy as np
 
         from jaxcnn.data.images import BadImageError, decode, from_array
 
-        preprocess = self.used.preprocess
-        try:
-            content, _ = self.source.read(number)
-            decoder = decode if isinstance(content, bytes) else from_array
-            image = decoder(content, preprocess.channels)
-            return preprocess(image, np.random.default_rng(0))
-        except BadImageError as error:
-            reason = str(error).rstrip(".")
-            raise UserError(f"{self.source.describe(number)} cannot be read: {reason}.") from error
+        preprocess, images = self.used.preprocess, []
+        for number in map(int, numbers):
+            try:
+                content, _ = self._source.read(number)
+                decoder = decode if isinstance(content, bytes) else from_array
+                image = decoder(content, preprocess.channels)
+                images.append(preprocess(image, np.random.default_rng(0)))  # draws nothing
+            except BadImageError as error:
+                reason = str(error).rstrip(".")
+                where = self._source.describe(number)
+                raise UserError(f"{where} cannot be read: {reason}.") from error
+        return np.stack(images)
 
     def first(self, count: int) -> "tuple[np.ndarray, list[str]]":
         """The first images, and their names."""
-        import numpy as np
+        numbers = range(min(count, self.count))
+        return self.pixels(numbers), [self._name(number) for number in numbers]
 
-        numbers = range(min(count, self.source.num_examples))
-        return np.stack([self.pixels(number) for number in numbers]), [
-            self.name(number) for number in numbers
-        ]
-
-    def name(self, number: int) -> str:
+    def _name(self, number: int) -> str:
         """A short name of an image: its file, or its number and class in the dataset."""
         from jaxcnn.data.image_list import ImageList
 
-        if isinstance(self.source, ImageList):
-            return os.path.basename(self.source.describe(number))
-        _, label = self.source.read(number)
+        if isinstance(self._source, ImageList):
+            return os.path.basename(self._source.describe(number))
+        _, label = self._source.read(number)
         return f"example {number}, {self.used.classes[label]}"
 
 
@@ -165,6 +190,8 @@ def load(arguments: argparse.Namespace) -> Images:
 
     check_out(arguments)
     if arguments.images:
+        if arguments.data_dir is not None:
+            raise UserError("--data_dir is for the images of a run; leave it out, or name none.")
         source = ImageList(arguments.images)
         return Images(source, network.load(arguments).with_crops(1))
     if arguments.workdir is None:
@@ -174,6 +201,56 @@ def load(arguments: argparse.Namespace) -> Images:
 
     config = used.config
     return Images(open_source(config.dataset, config.eval.split, arguments.data_dir), used)
+
+
+@contextlib.contextmanager
+def progress(
+    total: int, unit: str, *, shown: bool = True
+) -> "Iterator[Callable[[int, int], None]]":
+    """A progress bar on stderr, if that is a terminal, and the function that moves it.
+
+    Args:
+        total: how many there are to do.
+        unit: of what.
+        shown: whether there is a bar at all.
+    """
+    from tqdm import tqdm
+
+    hidden = None if shown else True  # tqdm: None hides it unless stderr is a terminal
+    with tqdm(total=total, unit=unit, disable=hidden, leave=False, dynamic_ncols=True) as bar:
+        yield lambda done, total: bar.update(done - bar.n)
+
+
+def explained(
+    images: Images, arguments: argparse.Namespace
+) -> "tuple[np.ndarray, jax.Array, np.ndarray, list[str]]":
+    """The first images, and the class of each that is explained.
+
+    Args:
+        images: those of the command.
+        arguments: with ``num_images`` and ``label``.
+
+    Returns:
+        The pixels ``[N, H, W, C]``, the network's input, the classes ``[N]``, and titles with the
+        names of image and class.
+
+    Raises:
+        UserError: if an image cannot be read, or there is no such class.
+    """
+    import numpy as np
+
+    from jaxcnn import visualize
+
+    used = images.used
+    label = class_number(arguments.label, used.classes)
+    pixels, names = images.first(arguments.num_images)
+    inputs = used.normalize(pixels)
+    if label is None:
+        classes = np.asarray(visualize.predicted(used.model, used.variables, inputs))
+    else:
+        classes = np.full(len(pixels), label)
+    titles = [f"{n}\nfor {used.classes[c]!r}" for n, c in zip(names, classes, strict=True)]
+    return pixels, inputs, classes, titles
 
 
 def class_number(label: str | None, classes: Sequence[str]) -> int | None:
@@ -191,30 +268,36 @@ def class_number(label: str | None, classes: Sequence[str]) -> int | None:
     raise UserError(f"--class={label} is unknown to this network; {suggest(label, classes)}")
 
 
-def numbers(text: str | None, option: str) -> list[int] | None:
+def numbers(text: str | None, option: str, *, most: int) -> list[int] | None:
     """Numbers separated by commas.
 
     Raises:
-        UserError: if they are none.
+        UserError: if they are none, or more than ``most``.
     """
     if text is None:
         return None
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts):
         raise UserError(f"{option}={text} must be numbers separated by commas, such as 3,17.")
+    if len(parts) > most:
+        raise UserError(f"{option} names {len(parts)}; a picture has room for {most}.")
     return [int(part) for part in parts]
 
 
-def check_positive(arguments: argparse.Namespace, *options: str) -> None:
-    """Check that options are at least 1, where they are given.
+def check_range(
+    arguments: argparse.Namespace, *options: str, most: int | None = None, least: int = 1
+) -> None:
+    """Check that options are within bounds, where they are given.
 
     Raises:
         UserError: for one that is not.
     """
     for option in options:
         value = getattr(arguments, option)
-        if value is not None and value < 1:
-            raise UserError(f"--{option}={value} must be at least 1.")
+        if value is not None and value < least:
+            raise UserError(f"--{option}={value} must be at least {least}.")
+        if value is not None and most is not None and value > most:
+            raise UserError(f"--{option}={value} must be at most {most}.")
 
 
 def write(figure: "Figure", path: str) -> int:

@@ -49,11 +49,13 @@ from jaxcnn.training.recipes.small import ADAMW
 # are no auxiliary heads, which would need far larger images.
 #
 # Digits' epochs are 22 steps, too few for some: MobileNetV3's running statistics, of which each
-# step replaces one percent, are not yet those of the network, and a SqueezeNet, whose logits pass
-# a rectifier, learns slowly at a rate that does not kill that.
+# step replaces one percent, are not yet those of the network; a SqueezeNet, whose logits pass a
+# rectifier, learns slowly at a rate that does not kill that; and the AlexNets begin slowly.
 RECIPES: dict[str, Recipe] = {
     "alexnet": WITHOUT_NORM.on_small_images(image_size=64, **ADAMW),
-    "alexnet_original": ALEXNET_ORIGINAL.on_small_images(image_size=67, **ADAMW),
+    "alexnet_original": ALEXNET_ORIGINAL.on_small_images(image_size=67, **ADAMW).on_dataset(
+        "digits", num_epochs=40
+    ),
     "anynet": ANYNET,
     "convnext_tiny": convnext("convnext_tiny", 236),
     "convnext_small": convnext("convnext_small", 230),
@@ -110,7 +112,7 @@ RECIPES: dict[str, Recipe] = {
     "vgg16": WITHOUT_NORM,
     "vgg19": WITHOUT_NORM,
     **dict.fromkeys(("wide_resnet50_2", "wide_resnet101_2"), WIDE_RESNET),
-    "zfnet": ZFNET.on_small_images(image_size=64, **ADAMW),
+    "zfnet": ZFNET.on_small_images(image_size=64, **ADAMW).on_dataset("digits", num_epochs=40),
 }
 
 
