@@ -523,7 +523,7 @@ def test_command_prints_what_a_run_would_use(capsys):
     config = json.loads(capsys.readouterr().out)
     assert (config["model"], config["learning_rate"], config["image_size"]) == (
         "alexnet",
-        0.005,
+        0.0003,
         64,
     )
     assert cli.main(["config", "alexnett"]) == 2

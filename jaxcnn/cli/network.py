@@ -15,11 +15,11 @@ from jaxcnn.errors import UserError, one_sentence
 if TYPE_CHECKING:
     import jax
     import numpy as np
-    from ml_collections import ConfigDict
 
     from jaxcnn.data.pipeline import EvalPreprocess
     from jaxcnn.models.classifier import Classifier
     from jaxcnn.models.published import PublishedWeights
+    from jaxcnn.training.build import EvaluationSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Network:
         std: standard deviation of each channel, likewise.
         channels: of the images, 1 or 3.
         classes: their names, one per logit; the numbers of those that have no name.
-        config: of the run; None: the network is not from a run.
+        settings: of the run's evaluation; None: the network is not from a run.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Network:
     std: Sequence[float]
     channels: int
     classes: tuple[str, ...]
-    config: "ConfigDict | None" = None
+    settings: "EvaluationSettings | None" = None
 
     def normalize(self, images: "jax.Array | np.ndarray") -> "jax.Array":
         """Convert uint8 images ``[N, H, W, C]`` to the model's input; it can be compiled."""
@@ -162,13 +162,13 @@ def _usual_preprocessing(
     """
     from jaxcnn.convert.pretrained import pretrained_weights
     from jaxcnn.data.pipeline import EvalPreprocess
-    from jaxcnn.training.build import make_eval_preprocess
+    from jaxcnn.training.build import evaluation_settings
     from jaxcnn.training.config import open_config, resolve
 
     published = published or next(iter(pretrained_weights(name)), None)
     if published is None:
-        config = resolve(open_config(name))
-        return make_eval_preprocess(config, channels), config.mean, config.std
+        settings = evaluation_settings(resolve(open_config(name)))
+        return settings.make_preprocess(channels), settings.mean, settings.std
     images = published.preprocessing
     preprocess = EvalPreprocess(
         image_size=images.crop_size,
@@ -193,28 +193,27 @@ def _of_run(workdir: Path, name: str | None = None, weights: Path | None = None)
     import numpy as np
 
     from jaxcnn.convert.state_dict import classes_of_heads, from_torch
-    from jaxcnn.training.build import make_eval_preprocess, make_model
+    from jaxcnn.training.build import evaluation_settings
     from jaxcnn.training.config import resolved_from_json
     from jaxcnn.training.inputs import MEAN_IMAGE
     from jaxcnn.training.workdir import read_classes, read_config
 
-    config = resolved_from_json(read_config(workdir))
-    if name not in (None, config.model):
+    settings = evaluation_settings(resolved_from_json(read_config(workdir)))
+    if name not in (None, settings.name):
         raise UserError(
-            f"{weights} is of a run of {config.model}, not of {name}; use --model {config.model}."
+            f"{weights} is of a run of {settings.name}, not of {name}; use --model {settings.name}."
         )
     state_dict, path = _weights_of_run(workdir, weights)
-    config.sync_batch_norm = False  # which is for training
-    model = make_model(config, num_classes=1)
+    model = settings.make_model(1)
     heads = classes_of_heads(state_dict, model)
-    model = model.clone(num_classes=next(iter(heads.values()), config.num_classes or 1))
+    model = model.clone(num_classes=next(iter(heads.values()), settings.num_classes or 1))
     try:
         # Some networks have parameters whose shapes depend on the size of the images.
-        variables = from_torch(state_dict, model.clone(input_size=config.image_size))
+        variables = from_torch(state_dict, model.clone(input_size=settings.image_size))
     except UserError as error:
         raise UserError(_with_file(path, error)) from error
-    mean = config.mean
-    if config.subtract_mean_image:
+    mean = settings.mean
+    if settings.subtract_mean_image:
         try:
             mean = np.load(workdir / MEAN_IMAGE)
         except (OSError, ValueError) as error:
@@ -224,15 +223,15 @@ def _of_run(workdir: Path, name: str | None = None, weights: Path | None = None)
             ) from error
     channels = _input_channels(model, variables)
     return Network(
-        config.model,
+        settings.name,
         model,
         variables,
-        make_eval_preprocess(config, channels),
+        settings.make_preprocess(channels),
         mean,
-        config.std,
+        settings.std,
         channels,
         _class_names(read_classes(workdir), model.num_classes),
-        config,
+        settings,
     )
 
 

@@ -121,18 +121,18 @@ def _evaluate(used: network.Network, arguments: argparse.Namespace) -> dict[str,
     from jaxcnn.training.progress import warn
     from jaxcnn.training.step import make_eval_step
 
-    config = used.config
+    settings = used.settings
     dataset, split = arguments.dataset, arguments.split
-    if config is not None and dataset in (None, config.dataset):
-        dataset, split = config.dataset, split or config.eval.split
+    if settings is not None and dataset in (None, settings.dataset):
+        dataset, split = settings.dataset, split or settings.split
     max_skipped = arguments.max_skipped
     if max_skipped is None:
-        max_skipped = _MAX_SKIPPED if config is None else config.max_skipped
+        max_skipped = _MAX_SKIPPED if settings is None else settings.max_skipped
     source = _with_labels_of(used, open_source(dataset, split, arguments.data_dir), dataset)
     batch_size = arguments.batch_size or max(1, _BATCH_SIZE // used.preprocess.crops)
-    if arguments.batch_size is None and config is not None:
+    if arguments.batch_size is None and settings is not None:
         # As the run: batches of another size would change the last digits.
-        batch_size = config.eval.batch_size or config.batch_size
+        batch_size = settings.batch_size
     else:
         batch_size = min(batch_size, source.num_examples)
     inputs = EvalInputs(

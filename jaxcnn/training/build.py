@@ -311,18 +311,76 @@ def _open_splits(config: ConfigDict, data_dir: str | None) -> tuple[Source, Sour
     return train, evaluation
 
 
-def make_model(config: ConfigDict, num_classes: int) -> Classifier:
-    """The network of a resolved config."""
+def make_model(
+    config: ConfigDict, num_classes: int, *, sync_batch_norm: bool | None = None
+) -> Classifier:
+    """The network of a resolved config.
+
+    Args:
+        config: resolved.
+        num_classes: the length of its logits.
+        sync_batch_norm: in place of the config's.
+    """
     arguments = dict(config.model_args)
-    if config.sync_batch_norm:
+    if config.sync_batch_norm if sync_batch_norm is None else sync_batch_norm:
         arguments["axis_name"] = AXIS
     # Under float32, None: whatever the parameters and images promote to.
     dtype = None if config.dtype == "float32" else config.dtype
     return models.create_model(config.model, num_classes=num_classes, dtype=dtype, **arguments)
 
 
-def make_eval_preprocess(config: ConfigDict, channels: int) -> pipeline.EvalPreprocess:
-    """The preprocessing of evaluation images that a resolved config asks for."""
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings:
+    """What a config says of evaluating its network, for the commands that work with a trained one.
+
+    Attributes:
+        name: of the architecture.
+        make_model: makes the network from the number of its classes.
+        num_classes: None: that of the dataset.
+        image_size: height and width of the images for which the parameters have their shapes.
+        make_preprocess: makes the preprocessing of evaluation images from the number of channels.
+        mean: of each channel, of values in 0 to 1.
+        std: standard deviation, likewise.
+        subtract_mean_image: whether the training images' mean takes the place of ``mean``.
+        dataset: its name.
+        split: that the run is evaluated on; None: the validation split, or else the test split.
+        batch_size: images per step.
+        max_skipped: the fraction of the images that may be bad.
+    """
+
+    name: str
+    make_model: Callable[[int], Classifier]
+    num_classes: int | None
+    image_size: int
+    make_preprocess: Callable[[int], pipeline.EvalPreprocess]
+    mean: Sequence[float]
+    std: Sequence[float]
+    subtract_mean_image: bool
+    dataset: str
+    split: str | None
+    batch_size: int
+    max_skipped: float
+
+
+def evaluation_settings(config: ConfigDict) -> EvaluationSettings:
+    """What a resolved config says of evaluating its network."""
+    return EvaluationSettings(
+        name=config.model,
+        make_model=functools.partial(make_model, config, sync_batch_norm=False),
+        num_classes=config.num_classes,
+        image_size=config.image_size,
+        make_preprocess=functools.partial(_eval_preprocess, config),
+        mean=tuple(config.mean),
+        std=tuple(config.std),
+        subtract_mean_image=config.subtract_mean_image,
+        dataset=config.dataset,
+        split=config.eval.split,
+        batch_size=config.eval.batch_size or config.batch_size,
+        max_skipped=config.max_skipped,
+    )
+
+
+def _eval_preprocess(config: ConfigDict, channels: int) -> pipeline.EvalPreprocess:
     return pipeline.EvalPreprocess(
         image_size=config.eval.image_size or config.image_size,
         channels=channels,
@@ -422,7 +480,7 @@ def _inputs(
         train,
         evaluation,
         train_preprocess,
-        make_eval_preprocess(config, channels),
+        _eval_preprocess(config, channels),
         batch_size=config.batch_size,
         eval_batch_size=config.eval.batch_size or config.batch_size,
         image_sizes=config.image_sizes or (),

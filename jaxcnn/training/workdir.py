@@ -96,10 +96,10 @@ def read_config(workdir: Path) -> dict[str, Any]:
             f"{workdir} is not the folder of a run: it has no {CONFIG}; give the --workdir that "
             f"train.py wrote to."
         )
-    config = _read_config(path)
-    if not {"model", "dataset"} <= config.keys():
+    settings = _read_config(path)
+    if not {"model", "dataset"} <= settings.keys():
         raise UserError(f"{path} lacks the model or the dataset; restore it.")
-    return config
+    return settings
 
 
 def read_settings(workdir: Path) -> dict[str, Any]:

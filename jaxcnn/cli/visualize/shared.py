@@ -199,8 +199,8 @@ def load(arguments: argparse.Namespace) -> Images:
     used = network.load(arguments).with_crops(1)
     from jaxcnn.data.source import open_source
 
-    config = used.config
-    return Images(open_source(config.dataset, config.eval.split, arguments.data_dir), used)
+    settings = used.settings
+    return Images(open_source(settings.dataset, settings.split, arguments.data_dir), used)
 
 
 @contextlib.contextmanager
