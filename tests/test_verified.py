@@ -196,6 +196,41 @@ def test_arrays_are_compared_with_what_they_were_in_memory(saved):
     assert names(saved) == {"11", "22.damaged"}
 
 
+def test_arrays_that_were_written_so_that_orbax_cannot_decode_them_are_damage(saved):
+    """The files are as they were written, to the last bit; the run goes back all the same."""
+    arrays = read_manifest(saved / "22").arrays
+    file = arrays_file(saved / "22")
+    file.write_bytes(bytes(len(file.read_bytes())))
+    write_manifest(saved / "22", 22, arrays)
+    sentences = []
+    assert_equal(resumed(saved, sentences.append), 11)
+    assert "Orbax cannot read it" in sentences[0] and len(sentences) == 1
+
+
+def test_files_of_file_managers_are_no_damage(saved):
+    for name in (".DS_Store", "default/Thumbs.db", "default/.nfs00000000"):
+        (saved / "22" / name).write_bytes(b"x")
+    assert_equal(resumed(saved), 22)
+
+
+def test_save_that_orbax_skips_is_not_counted_as_saved(saved, monkeypatch):
+    """What an earlier save left cannot be removed, and is taken for this one's."""
+    shutil.copytree(saved / "22", saved / UNFINISHED / "33", dirs_exist_ok=True)
+    monkeypatch.setattr(shutil, "rmtree", lambda *args, **kwargs: None)
+    with pytest.raises(UserError, match="step 33 could not be saved.*that of step 22 is kept"):
+        save(saved, 33)
+    assert saved_steps(saved) == [11, 22]
+
+
+def test_weights_that_changed_are_not_loaded(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    convert.save_torch(path, {"params": state(1).params})
+    convert.load_checkpoint(path)
+    flip(path)
+    with pytest.raises(CheckpointError, match="its content is not what was written"):
+        convert.load_checkpoint(path)
+
+
 def test_arrays_are_told_apart_by_name_shape_and_dtype(saved):
     manifest = read_manifest(saved / "22")
     kernel = manifest.arrays["params/fc/kernel"]

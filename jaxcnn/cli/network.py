@@ -238,14 +238,12 @@ def _of_run(workdir: Path, name: str | None = None, weights: Path | None = None)
 def _weights_of_run(workdir: Path, weights: Path | None) -> tuple[dict[str, Any], Path]:
     """The torch state dict of a run, and where it is from."""
     from jaxcnn.convert import load_checkpoint, to_torch
-    from jaxcnn.io.safetensors import verify_safetensors
     from jaxcnn.training.workdir import CHECKPOINTS, EMA_WEIGHTS, WEIGHTS
 
     if weights:
         return load_checkpoint(weights), weights
     for path in (workdir / EMA_WEIGHTS, workdir / WEIGHTS):
         if path.is_file():
-            verify_safetensors(path)
             return load_checkpoint(path), path
     from jaxcnn.training.checkpoints import newest_variables
 

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +29,12 @@ _LARGEST = 1 << 28  # bytes of a manifest; those of large networks have less tha
 # or a lack of permission, says nothing about the file.
 _DAMAGE = {errno.EIO, errno.EBADMSG, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR}
 _DAMAGE |= {getattr(errno, "EUCLEAN", errno.EIO)}
+
+
+# What file managers and network disks leave in a folder that somebody looks at.
+_OF_THE_SYSTEM = re.compile(
+    r"(^|/)(\.DS_Store|Thumbs\.db|desktop\.ini|\._.*|\.nfs.*|\.fuse_hidden.*)$"
+)
 
 
 class DamagedError(CheckpointError):
@@ -151,7 +158,8 @@ def verify_files(folder: Path, manifest: Manifest) -> None:
                 raise DamagedError(f"the content of {name} has changed (SHA-256)")
         except OSError as error:
             raise _damage(error, name) from error
-    if extra := sorted(found - manifest.files.keys()):
+    others = (name for name in found - manifest.files.keys() if not _OF_THE_SYSTEM.search(name))
+    if extra := sorted(others):
         raise DamagedError(f"{extra[0]} does not belong to it")
 
 

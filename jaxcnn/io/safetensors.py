@@ -54,14 +54,14 @@ def read_safetensors(data: np.ndarray, path: str) -> dict[str, np.ndarray]:
         path: of the file, for errors.
 
     Raises:
-        CheckpointError: if it is damaged.
+        CheckpointError: if it is damaged, which a checksum by :func:`write_safetensors` tells.
     """
 
     def damaged(what: str) -> CheckpointError:
         return CheckpointError(f"{path} is damaged: {what}.")
 
     header, content = _header(data, damaged)
-    header.pop("__metadata__", None)
+    _check_content(header, content, damaged)
     return {name: _tensor(content, entry, name, damaged) for name, entry in header.items()}
 
 
@@ -81,14 +81,7 @@ def verify_safetensors(path: str | os.PathLike[str]) -> bool:
 
     # An empty file cannot be mapped.
     data = np.memmap(path, np.uint8, "r") if os.path.getsize(path) else np.zeros(0, np.uint8)
-    header, content = _header(data, damaged)
-    metadata = header.pop("__metadata__", None)
-    expected = metadata.get(_CHECKSUM) if isinstance(metadata, dict) else None
-    if expected is None:
-        return False
-    if _checksum(header, [content]) != expected:
-        raise damaged("its content is not what was written (SHA-256)")
-    return True
+    return _check_content(*_header(data, damaged), damaged)
 
 
 def _header(data: np.ndarray, damaged: Any) -> tuple[dict[str, Any], np.ndarray]:
@@ -103,6 +96,17 @@ def _header(data: np.ndarray, damaged: Any) -> tuple[dict[str, Any], np.ndarray]
     if not isinstance(header, dict):
         raise damaged("its header is not a table of tensors")
     return header, data[8 + length :]
+
+
+def _check_content(header: dict[str, Any], content: np.ndarray, damaged: Any) -> bool:
+    """Take the metadata out of a header, and check the checksum if they have one."""
+    metadata = header.pop("__metadata__", None)
+    expected = metadata.get(_CHECKSUM) if isinstance(metadata, dict) else None
+    if expected is None:
+        return False
+    if _checksum(header, [content]) != expected:
+        raise damaged("its content is not what was written (SHA-256)")
+    return True
 
 
 def _checksum(header: Mapping[str, Any], parts: Iterable[np.ndarray]) -> str:

@@ -76,6 +76,15 @@ def verify(directory: Path, step: int) -> Manifest | None:
     return manifest
 
 
+def saved_by(directory: Path, step: int) -> str | None:
+    """The version of Orbax that saved a checkpoint; None: unknown."""
+    try:
+        metadata = json.loads((directory / str(step) / METADATA).read_bytes())
+        return metadata["custom_metadata"]["orbax"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def set_aside(directory: Path, step: int) -> str:
     """Rename a damaged checkpoint.
 

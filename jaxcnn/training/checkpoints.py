@@ -39,6 +39,7 @@ from jaxcnn.training.checkpoint_folder import (
     UNFINISHED,
     damaged,
     none_left,
+    saved_by,
     saved_steps,
     set_aside,
     unfinished_steps,
@@ -203,10 +204,12 @@ class Checkpoints:
 
             state = distributed.on_all_processes(read)
             damage = state if isinstance(state, DamagedError) else None
-            if not distributed.any_process(damage is not None):
-                return state
-            reason = damage or "another process could not read it"
-            self._agree("set aside", functools.partial(self._set_aside, step, reason))
+            # What only another process finds says nothing against the files, but its way to them.
+            if distributed.from_main_process(damage is not None):
+                self._agree("set aside", functools.partial(self._set_aside, step, damage))
+                continue
+            distributed.on_all_processes(functools.partial(self._check_same, step, damage))
+            return state
 
     def close(self) -> None:
         """Wait until the last checkpoint is on disk, on this process.
@@ -254,9 +257,13 @@ class Checkpoints:
         unfinished.mkdir(exist_ok=True)
         try:
             with _manager(unfinished) as manager:
-                manager.save(
-                    step, args=ocp.args.StandardSave(tree), custom_metadata=CUSTOM_METADATA
+                saved = manager.save(
+                    step,
+                    args=ocp.args.StandardSave(tree),
+                    custom_metadata=CUSTOM_METADATA | {"orbax": ocp.__version__},
                 )
+            if not saved:  # what an earlier save left could not be removed
+                raise OSError(errno.EEXIST, f"{unfinished} cannot be emptied")
             write_manifest(unfinished / str(step), step, arrays)
             (unfinished / str(step)).rename(self._directory / str(step))
             sync_folder(self._directory)
@@ -299,6 +306,14 @@ class Checkpoints:
             f"The checkpoint of step {step} in {self._directory} is damaged: {reason}. It was "
             f"renamed to {name}."
         )
+
+    def _check_same(self, step: int, damage: DamagedError | None) -> None:
+        if damage is not None:
+            raise UserError(
+                f"Process {jax.process_index()} cannot read the checkpoint of step {step} in "
+                f"{self._directory} ({damage}), which the main process can; give all processes "
+                f"one folder on a shared disk, and look at the memory of that machine."
+            )
 
     def _read(self, like: TrainState, step: int, manifest: Manifest | None) -> TrainState:
         wanted = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), _as_dict(like))
@@ -375,6 +390,10 @@ def _restored(directory: Path, step: int, manifest: Manifest | None, wanted: Any
                 f"optimizer, or is damaged; use another --workdir, or remove that checkpoint to "
                 f"use the one before."
             ) from error
+        of_the_system = isinstance(error, MemoryError) or _errno(error) is not None
+        if saved_by(directory, step) == ocp.__version__ and not of_the_system:
+            # The files are as they were written, but were not written as they should have been.
+            raise DamagedError(f"Orbax cannot read it ({_reason(error)})") from error
         raise UserError(
             f"The checkpoint of step {step} in {directory} is intact, but Orbax "
             f"{ocp.__version__} cannot read it ({_reason(error)}); use the version that saved it."
