@@ -1,12 +1,16 @@
 """Look into every network: a deconvnet and Grad-CAM of its last map, for docs/looking-inside.md.
 
     python benchmarks/look_inside.py [--only=NAME,NAME]
+    python benchmarks/look_inside.py --shapes
     python benchmarks/look_inside.py --markdown
 
 Each network has its initial weights, and one image of noise of the smallest size that it takes, but
 at least 64 pixels. Each result is written to benchmarks/look_inside.json as it comes, and what is
-there is not computed again (unless named by ``--only``). ``--markdown`` writes the table into the
-document. A network runs in a process of its own, which gives its memory back.
+there is not computed again (unless named by ``--only``). A network runs in a process of its own,
+which gives its memory back.
+
+``--shapes`` only checks the shapes of both, for all networks, without computing anything.
+``--markdown`` writes the table into the document.
 """
 
 import argparse
@@ -66,6 +70,31 @@ def measure(only: list[str] | None) -> None:
         RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
 
 
+def check_shapes() -> None:
+    import jax
+    import jax.numpy as jnp
+
+    from jaxcnn import models, visualize
+    from jaxcnn.models.classifier import smallest_image_size
+    from jaxcnn.visualize.layers import default_map, layer_shapes
+
+    for number, name in enumerate(models.list_models(), 1):
+        model = models.create_model(name, num_classes=10)
+        size = max(64, smallest_image_size(model, train=False) or model.input_size)
+        images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+        light = model.clone(weight_init=0.0)  # random weights take long to trace
+        variables = jax.eval_shape(light.init, jax.random.key(0), images)
+        layer = default_map(model, images.shape)
+        numbers = jax.ShapeDtypeStruct((2,), jnp.int32)
+        project = visualize.deconvnets._projector(model, layer, False)
+        pixels, *_ = jax.eval_shape(project, variables, images, numbers)
+        assert pixels.shape == images.shape, name
+        grad_cam = visualize.attributions._grad_cam(model, layer)
+        maps = jax.eval_shape(grad_cam, variables, images, numbers)
+        assert maps.shape == layer_shapes(model, images.shape)[layer][:3], name
+        print(number, name, layer, maps.shape, flush=True)
+
+
 def write_document() -> None:
     results = json.loads(RESULTS.read_text())
     table = "| network | pixels | layer | map | finite | pixels reached |\n"
@@ -85,11 +114,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", type=lambda text: text.split(","))
+    parser.add_argument("--shapes", action="store_true")
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         print(json.dumps(look_into(arguments.child)))
+    elif arguments.shapes:
+        check_shapes()
     elif arguments.markdown:
         write_document()
     else:
