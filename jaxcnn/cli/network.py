@@ -85,6 +85,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--workdir", metavar="RUN", help="folder of a run of train.py")
 
 
+def add_crops(parser: argparse.ArgumentParser) -> None:
+    """Declare the argument of :meth:`Network.with_crops`."""
+    parser.add_argument(
+        "--crops",
+        type=int,
+        choices=(1, 10),
+        help="10: the mean of the corners and the center, mirrored too; by default 1, or as the "
+        "run was evaluated",
+    )
+
+
 def load(arguments: argparse.Namespace) -> Network:
     """Load the network that is named.
 

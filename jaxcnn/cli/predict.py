@@ -45,13 +45,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     network.add_arguments(parser)
     parser.add_argument("--topk", type=int, default=5, metavar="K", help="classes per image: 5")
-    parser.add_argument(
-        "--crops",
-        type=int,
-        choices=(1, 10),
-        help="10: the mean of the corners and the center, mirrored too; by default 1, or as the "
-        "run was evaluated",
-    )
+    network.add_crops(parser)
     parser.add_argument(
         "--batch_size", type=int, help=f"images at once: {_BATCH_SIZE}, fewer with ten crops"
     )

@@ -58,13 +58,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="FRACTION",
         help=f"of the images that may be damaged: by default the run's, or {_MAX_SKIPPED}",
     )
-    parser.add_argument(
-        "--crops",
-        type=int,
-        choices=(1, 10),
-        help="10: the mean of the corners and the center, mirrored too; by default 1, or as the "
-        "run was evaluated",
-    )
+    network.add_crops(parser)
     parser.add_argument(
         "--batch_size",
         type=int,

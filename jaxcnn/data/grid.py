@@ -39,6 +39,16 @@ def image_grid(
     return grid
 
 
+def as_pixels(values: np.ndarray) -> np.ndarray:
+    """Show signed values ``[N, H, W, C]`` as uint8 images: zero is mid-gray.
+
+    The contrast of each image is its own: the largest value, of either sign, is black or white.
+    """
+    largest = np.abs(values).max(axis=(1, 2, 3), keepdims=True)
+    levels = np.round(127.5 + 127.5 * values / np.where(largest > 0, largest, 1))
+    return levels.astype(np.uint8)
+
+
 def filter_grid(
     kernel: np.ndarray, columns: int | None = None, *, tile: int = 48, padding: int = 2
 ) -> np.ndarray:
@@ -58,11 +68,8 @@ def filter_grid(
     Returns:
         ``[height, width, 3]`` uint8, or ``[height, width, 1]`` where it is gray.
     """
-    kernel = np.asarray(kernel, np.float32)
     height, width, channels, _ = kernel.shape
-    largest = np.abs(kernel).max(axis=(0, 1, 2), keepdims=True)
-    levels = np.round(127.5 + 127.5 * kernel / np.where(largest > 0, largest, 1))
-    images = np.moveaxis(levels.astype(np.uint8), -1, 0)
+    images = as_pixels(np.moveaxis(np.asarray(kernel, np.float32), -1, 0))
     if channels not in (1, 3):
         images = np.moveaxis(images, -1, 1).reshape(-1, height, width, 1)
         columns = channels

@@ -311,18 +311,10 @@ def _open_splits(config: ConfigDict, data_dir: str | None) -> tuple[Source, Sour
     return train, evaluation
 
 
-def make_model(
-    config: ConfigDict, num_classes: int, *, sync_batch_norm: bool | None = None
-) -> Classifier:
-    """The network of a resolved config.
-
-    Args:
-        config: resolved.
-        num_classes: the length of its logits.
-        sync_batch_norm: in place of the config's.
-    """
+def make_model(config: ConfigDict, num_classes: int) -> Classifier:
+    """The network of a resolved config."""
     arguments = dict(config.model_args)
-    if config.sync_batch_norm if sync_batch_norm is None else sync_batch_norm:
+    if config.sync_batch_norm:
         arguments["axis_name"] = AXIS
     # Under float32, None: whatever the parameters and images promote to.
     dtype = None if config.dtype == "float32" else config.dtype
@@ -366,7 +358,8 @@ def evaluation_settings(config: ConfigDict) -> EvaluationSettings:
     """What a resolved config says of evaluating its network."""
     return EvaluationSettings(
         name=config.model,
-        make_model=functools.partial(make_model, config, sync_batch_norm=False),
+        # Without the replicas of training.
+        make_model=lambda num_classes: make_model(config, num_classes).clone(axis_name=None),
         num_classes=config.num_classes,
         image_size=config.image_size,
         make_preprocess=functools.partial(_eval_preprocess, config),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxcnn.data.grid import filter_grid, image_grid
+from jaxcnn.data.grid import as_pixels, filter_grid, image_grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,16 +114,6 @@ def projections(
         _show(left, image_grid(as_pixels(pixels[number][active])), f"unit {unit}: projections")
         _show(right, image_grid(patches[number][active]), f"images, up to {strongest:.3g}")
     return figure
-
-
-def as_pixels(values: np.ndarray) -> np.ndarray:
-    """Show signed values ``[N, H, W, C]`` as uint8 images: zero is mid-gray.
-
-    The contrast of each image is its own: the largest value is black or white.
-    """
-    largest = np.abs(values).max(axis=(1, 2, 3), keepdims=True)
-    scaled = values / np.where(largest > 0, largest, 1)
-    return np.round(127.5 + 127.5 * scaled).astype(np.uint8)
 
 
 def patches_of(images: np.ndarray, boxes: np.ndarray, *, fill: float = _GRAY) -> np.ndarray:

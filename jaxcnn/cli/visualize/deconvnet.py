@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     kept = np.delete(np.arange(images.count), skipped)
     patches, pixels = [], []
-    with shared.progress(len(found.units), "unit") as report:
+    with shared.progress("unit") as report:
         for unit, numbers, positions in zip(
             found.units, found.images, found.positions, strict=True
         ):

@@ -18,13 +18,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         ),
     )
     parser.add_argument("--layer", metavar="PATH", help="such as layer4; by default the last map")
-    shared.add_class(parser)
-    parser.add_argument(
-        "--num_images",
-        type=int,
-        default=4,
-        help=f"at most so many of the images: 4; up to {shared.MOST_IMAGES}",
-    )
+    shared.add_explained(parser)
     parser.set_defaults(run=run)
 
 
@@ -34,16 +28,13 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         UserError: if the network, an image, the layer or the class cannot be used.
     """
-    shared.check_range(arguments, "num_images", most=shared.MOST_IMAGES)
-    images = shared.load(arguments)
+    used, pixels, inputs, classes, titles = shared.explained(arguments)
     import numpy as np
 
     from jaxcnn import visualize
     from jaxcnn.visualize import figures
     from jaxcnn.visualize.layers import default_map
 
-    used = images.used
-    pixels, inputs, classes, titles = shared.explained(images, arguments)
     layer = arguments.layer or default_map(used.model, pixels.shape)
     maps = visualize.grad_cam(used.model, used.variables, inputs, classes, layer=layer)
     figure = figures.attributions(

@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     count = check_layer(used.model, (1, *shape), layer)[-1] if layer else len(used.classes)
     chosen = units if label is None else [label]
     chosen = list(range(min(8, count))) if chosen is None else chosen
-    with shared.progress(arguments.steps, "step") as report:
+    with shared.progress("step") as report:
         found, values = visualize.maximize(
             used.model,
             used.variables,

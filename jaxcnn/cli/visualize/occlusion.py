@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     if label is None:
         label = int(visualize.predicted(used.model, used.variables, inputs)[0])
     size = arguments.size or visualize.occlusion_size(image.shape)
-    with shared.progress(1, "step") as report:
+    with shared.progress("square") as report:
         maps = visualize.occlusion(
             used.model,
             used.variables,
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
             size=size,
             stride=arguments.stride,
             layer=arguments.layer,
-            report=lambda done, total: report(done / total, 1),
+            report=report,
         )
     figure = figures.occlusion(
         image, maps, used.classes, used.classes[label], size, f"{used.name}: occlusion of {name}"

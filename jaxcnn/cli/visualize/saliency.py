@@ -27,13 +27,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         ),
     )
     parser.add_argument("--method", choices=_METHODS, default="gradient", help="default: gradient")
-    shared.add_class(parser)
-    parser.add_argument(
-        "--num_images",
-        type=int,
-        default=4,
-        help=f"at most so many of the images: 4; up to {shared.MOST_IMAGES}",
-    )
+    shared.add_explained(parser)
     parser.set_defaults(run=run)
 
 
@@ -43,18 +37,16 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         UserError: if the network, an image or the class cannot be used.
     """
-    shared.check_range(arguments, "num_images", most=shared.MOST_IMAGES)
-    images = shared.load(arguments)
+    used, pixels, inputs, classes, titles = shared.explained(arguments)
     import numpy as np
 
     from jaxcnn import visualize
     from jaxcnn.visualize import figures
 
-    used, method = images.used, arguments.method
-    pixels, inputs, classes, titles = shared.explained(images, arguments)
+    method = arguments.method
     long = method in ("smooth", "integrated")
-    with shared.progress(1, "step", shown=long) as report:
-        more = {"report": lambda done, total: report(done / total, 1)} if long else {}
+    with shared.progress("step", shown=long) as report:
+        more = {"report": report} if long else {}
         if method == "integrated":
             more["warn"] = lambda sentence: print(sentence, file=sys.stderr)
         compute = {

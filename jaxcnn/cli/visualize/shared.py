@@ -83,7 +83,7 @@ def check_out(arguments: argparse.Namespace) -> None:
     """Check where the picture is written, before anything is computed.
 
     Raises:
-        UserError: if that is no PNG file in a folder that exists.
+        UserError: if that is not a PNG file in a folder that exists.
     """
     folder = os.path.dirname(arguments.out) or "."
     if not arguments.out.endswith(".png"):
@@ -124,7 +124,7 @@ class Images:
         preprocess = self.used.preprocess
         bad_images = self._bad_images()
         done = 0
-        with progress(self.count, "image", shown=self.count > BATCH_SIZE) as report:
+        with progress("image", shown=self.count > BATCH_SIZE) as report:
             for batch in eval_batches(
                 self._source, preprocess, batch_size=size, bad_images=bad_images
             ):
@@ -150,20 +150,17 @@ class Images:
         """
         import numpy as np
 
-        from jaxcnn.data.images import BadImageError, decode, from_array
+        from jaxcnn.data.image_list import Strict
+        from jaxcnn.data.images import BadImageError
+        from jaxcnn.data.pipeline import eval_images
 
-        preprocess, images = self.used.preprocess, []
+        images = []
         for number in map(int, numbers):
             try:
-                content, _ = self._source.read(number)
-                decoder = decode if isinstance(content, bytes) else from_array
-                image = decoder(content, preprocess.channels)
-                images.append(preprocess(image, np.random.default_rng(0)))  # draws nothing
+                images.append(eval_images(self._source, self.used.preprocess, [number]))
             except BadImageError as error:
-                reason = str(error).rstrip(".")
-                where = self._source.describe(number)
-                raise UserError(f"{where} cannot be read: {reason}.") from error
-        return np.stack(images)
+                Strict(self._source).add(number, str(error))
+        return np.concatenate(images)
 
     def first(self, count: int) -> "tuple[np.ndarray, list[str]]":
         """The first images, and their names."""
@@ -204,39 +201,55 @@ def load(arguments: argparse.Namespace) -> Images:
 
 
 @contextlib.contextmanager
-def progress(
-    total: int, unit: str, *, shown: bool = True
-) -> "Iterator[Callable[[int, int], None]]":
+def progress(unit: str, *, shown: bool = True) -> "Iterator[Callable[[int, int], None]]":
     """A progress bar on stderr, if that is a terminal, and the function that moves it.
 
+    The function takes how many are done, and how many there are to do.
+
     Args:
-        total: how many there are to do.
         unit: of what.
         shown: whether there is a bar at all.
     """
     from tqdm import tqdm
 
     hidden = None if shown else True  # tqdm: None hides it unless stderr is a terminal
-    with tqdm(total=total, unit=unit, disable=hidden, leave=False, dynamic_ncols=True) as bar:
-        yield lambda done, total: bar.update(done - bar.n)
+    with tqdm(unit=unit, disable=hidden, leave=False, dynamic_ncols=True) as bar:
+
+        def report(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield report
+
+
+def add_explained(parser: argparse.ArgumentParser) -> None:
+    """Declare the class that is explained, and of how many images; see :func:`explained`."""
+    add_class(parser)
+    parser.add_argument(
+        "--num_images",
+        type=int,
+        default=4,
+        help=f"at most so many of the images: 4; up to {MOST_IMAGES}",
+    )
 
 
 def explained(
-    images: Images, arguments: argparse.Namespace
-) -> "tuple[np.ndarray, jax.Array, np.ndarray, list[str]]":
-    """The first images, and the class of each that is explained.
+    arguments: argparse.Namespace,
+) -> "tuple[network.Network, np.ndarray, jax.Array, np.ndarray, list[str]]":
+    """The first images of a command, and the class of each that is explained.
 
     Args:
-        images: those of the command.
-        arguments: with ``num_images`` and ``label``.
+        arguments: with those of :func:`add_explained`.
 
     Returns:
-        The pixels ``[N, H, W, C]``, the network's input, the classes ``[N]``, and titles with the
-        names of image and class.
+        The network, the pixels ``[N, H, W, C]``, the network's input, the classes ``[N]``, and
+        titles with the names of image and class.
 
     Raises:
-        UserError: if an image cannot be read, or there is no such class.
+        UserError: if an image or the network cannot be read, or there is no such class.
     """
+    check_range(arguments, "num_images", most=MOST_IMAGES)
+    images = load(arguments)
     import numpy as np
 
     from jaxcnn import visualize
@@ -250,7 +263,7 @@ def explained(
     else:
         classes = np.full(len(pixels), label)
     titles = [f"{n}\nfor {used.classes[c]!r}" for n, c in zip(names, classes, strict=True)]
-    return pixels, inputs, classes, titles
+    return used, pixels, inputs, classes, titles
 
 
 def class_number(label: str | None, classes: Sequence[str]) -> int | None:
