@@ -35,11 +35,12 @@ sys.exit(f"imported {{heavy}}" if heavy else status)
 """
 
 
-def documented_commands(document: str, command: str) -> list[str]:
-    """The lines of shell in a document that run a subcommand of ``jaxcnn``."""
+def documented_commands(document: str, command: str = "") -> list[str]:
+    """The lines of shell in a document that run ``jaxcnn``, or one subcommand of it."""
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
-    found = [line for line in lines if line.startswith(f"jaxcnn {command} ")]
+    start = " ".join(["jaxcnn", *command.split(), ""])
+    found = [line for line in lines if line.startswith(start)]
     assert found
     return found
 

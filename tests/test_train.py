@@ -16,6 +16,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import torch
+import torchvision
 from browser import open_page
 from photos import Photos, jpeg, photo
 from PIL import Image
@@ -23,6 +25,7 @@ from processes import documented_commands, run_documented, start_train
 from tensorboardX.proto import event_pb2
 
 from jaxcnn import convert
+from jaxcnn.models.published import PUBLISHED
 from jaxcnn.training.evaluation import load_evaluation
 from jaxcnn.training.metrics import read_metrics
 
@@ -135,15 +138,36 @@ def events(content: bytes):
         content = content[16 + length :]
 
 
-def test_report_on_a_trained_run_opens_in_a_browser(trained, tmp_path):
-    """The commands of the docs."""
-    for name in ("runs/a", "runs/b"):
-        shutil.copytree(trained, tmp_path / name)
-    for document in ("README.md", "docs/training.md"):
-        for line in documented_commands(document, "report"):
-            result = run_documented(line, {}, tmp_path, {}, heavy=("tensorflow", "torch"))
-            assert (result.returncode, result.stderr) == (0, "")
-    page = open_page(tmp_path / "report.html", tmp_path)
+@pytest.fixture(scope="module")
+def documented_files(trained, cache, tmp_path_factory) -> pathlib.Path:
+    """A folder with what the commands of the README name."""
+    folder = tmp_path_factory.mktemp("documented")
+    for name in ("runs/a", "runs/b", "RUN"):
+        shutil.copytree(trained, folder / name)
+    (folder / "IMAGE").write_bytes(jpeg(photo(0, 240, 320)))
+    (published,) = (known for known in PUBLISHED if known.model == "shufflenet_v2_x0_5")
+    torch.save(torchvision.models.shufflenet_v2_x0_5().state_dict(), folder / "FILE")
+    shutil.copy(folder / "FILE", cache / published.file)
+    return folder
+
+
+def run_line(line: str, folder: pathlib.Path) -> str:
+    """Runs a documented command that may import matplotlib, and returns what it prints."""
+    values = {"NAME": "shufflenet_v2_x0_5", "SRC": "FILE", "DST": "weights.safetensors"}
+    result = run_documented(line, values, folder, {}, heavy=("tensorflow", "torch"))
+    assert (result.returncode, result.stderr) == (0, "")
+    return result.stdout
+
+
+@pytest.mark.parametrize("line", documented_commands("README.md"))
+def test_commands_of_the_readme_run(line, documented_files):
+    assert run_line(line, documented_files)
+
+
+def test_report_on_a_trained_run_opens_in_a_browser(documented_files, tmp_path):
+    for line in documented_commands("docs/training.md"):
+        assert run_line(line, documented_files)
+    page = open_page(documented_files / "report.html", tmp_path)
     assert (page.requests, page.errors) == ([], [])
     # Curves of both, and of each confusion, mistakes and filters.
     assert len(page.images) == 7 and min(page.images) > 100
