@@ -1,10 +1,11 @@
 """Train a network: ``python train.py --config configs/resnet18.py:digits``."""
 
-from jaxcnn.platform import set_xla_flags
+from jaxcnn.platform import set_xla_flags, use_compilation_cache
 from jaxcnn.training import signals
 
 signals.exit_on_interrupt()  # before the heavy imports, in which Ctrl-C could be lost
 set_xla_flags()  # before JAX starts
+use_compilation_cache()
 
 from collections.abc import Sequence  # noqa: E402
 
@@ -31,6 +32,11 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "data_dir", None, "Where tfds datasets are prepared. By default ~/tensorflow_datasets."
 )
+flags.DEFINE_boolean(
+    "compilation_cache",
+    True,
+    "Keep compiled programs in the cache folder (~/.cache/jaxcnn), where later runs find them.",
+)
 flags.DEFINE_string(
     "coordinator_address",
     None,
@@ -48,6 +54,7 @@ def main(argv: Sequence[str]) -> int:
         config=lambda: FLAGS.config,
         workdir=FLAGS.workdir,
         data_dir=FLAGS.data_dir,
+        compilation_cache=FLAGS.compilation_cache,
         coordinator_address=FLAGS.coordinator_address,
         num_processes=FLAGS.num_processes,
         process_id=FLAGS.process_id,

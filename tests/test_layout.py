@@ -6,7 +6,7 @@ import pathlib
 # Each room, and the rooms it may import.
 ALLOWED = {
     "errors": set(),
-    "platform": {"errors"},
+    "platform": {"errors", "io"},
     "io": {"errors"},
     "models": {"errors"},
     "convert": {"errors", "io", "models"},

@@ -80,7 +80,7 @@ def test_run_that_is_unfrozen_trains_the_head_and_then_everything(
         patch.setattr(loop, "evaluate", raises("stopped"))
         train_and_evaluate(run(), tmp_path / "a")  # after its first epoch
     train_and_evaluate(run(), tmp_path / "a")
-    assert "(61,706 parameters, 850 of which train)" in capsys.readouterr().out
+    assert "61,706 parameters, 850 of which train" in capsys.readouterr().out
     train_and_evaluate(run(), tmp_path / "b")
     assert "All parameters train from step 3 on." in capsys.readouterr().out
     start = loop._initial_state(run(), resuming=False)[0].params

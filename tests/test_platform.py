@@ -1,4 +1,4 @@
-"""XLA's flags are set for releases of jaxlib that know them, and the user's own are kept."""
+"""Settings of XLA and of JAX's compilation cache; the user's own are kept."""
 
 import importlib.metadata
 import os
@@ -75,3 +75,50 @@ print(os.environ["XLA_FLAGS"], jax.devices()[0].platform, jax.numpy.ones(3).sum(
     )
     assert process.returncode == 0, process.stderr
     assert process.stdout.split()[-1] == "3.0"
+
+
+COMPILE = """
+from jaxcnn.platform import use_compilation_cache
+use_compilation_cache()
+import jax
+from jaxcnn import models
+events = []
+jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
+model = models.lenet5()
+jax.block_until_ready(jax.jit(model.init)(jax.random.key(0), jax.numpy.zeros((1, 32, 32, 1))))
+print("/jax/compilation_cache/cache_hits" in events)
+"""
+
+
+def hits_cache(cache, **environ: str) -> bool:
+    """Whether LeNet-5's initial weights, in a process, were compiled before."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    process = subprocess.run(
+        [sys.executable, "-c", COMPILE],
+        capture_output=True,
+        text=True,
+        env={**own, "JAXCNN_CACHE": str(cache), "JAX_PLATFORMS": "cpu", **environ},
+        check=False,
+    )
+    assert (process.returncode, process.stderr) == (0, "")
+    return process.stdout == "True\n"
+
+
+def test_second_start_finds_what_the_first_compiled(tmp_path):
+    assert not hits_cache(tmp_path)
+    (folder,) = (tmp_path / "compiled").iterdir()  # of this machine
+    (program,) = folder.glob("jit_init*-cache")
+    assert hits_cache(tmp_path)
+    # As a killed process leaves it.
+    program.write_bytes(program.read_bytes()[:1000])
+    program.with_name(program.name.removesuffix("-cache") + "-atime").unlink()
+    os.utime(program, (0, 0))
+    assert not hits_cache(tmp_path)
+    assert hits_cache(tmp_path)
+
+
+def test_compilation_cache_can_be_off_or_elsewhere_or_unwritable(tmp_path):
+    hits_cache(tmp_path / "a", JAX_ENABLE_COMPILATION_CACHE="false")
+    hits_cache(tmp_path / "a", JAX_COMPILATION_CACHE_DIR=str(tmp_path / "b"))
+    assert not (tmp_path / "a").exists() and (tmp_path / "b").is_dir()
+    assert not hits_cache("/dev/null/cache")  # and says nothing

@@ -688,11 +688,13 @@ def test_diverged_evaluation_stops_the_run(train, tmp_path):
 @pytest.mark.slow
 def test_command_line_can_choose_another_model(train, tmp_path):
     flags = ("--config=configs/resnet18.py:digits", "--config.train_split=train[:64]")
-    result = train(
-        *flags, "--config.model=lenet5", "--config.num_epochs=1", f"--workdir={tmp_path}"
-    )
+    flags += ("--config.model=lenet5", "--config.num_epochs=1", "--nocompilation_cache")
+    environ = {"JAXCNN_CACHE": str(tmp_path / "cache")}
+    result = train(*flags, f"--workdir={tmp_path / 'run'}", environ=environ)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("lenet5 (61,706 parameters)")
+    assert not list(tmp_path.glob("cache/compiled/*/*-cache"))
+    assert result.stdout.startswith("lenet5 on digits")
+    assert "61,706 parameters" in result.stdout.splitlines()
 
 
 def test_run_starts_from_the_weights_of_another(train, trained, tmp_path):

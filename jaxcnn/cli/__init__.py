@@ -25,7 +25,7 @@ from jaxcnn.cli import (
     visualize,
 )
 from jaxcnn.errors import UserError
-from jaxcnn.platform import set_xla_flags
+from jaxcnn.platform import set_xla_flags, use_compilation_cache
 from jaxcnn.training.signals import exit_at_once
 
 _COMMANDS = (
@@ -62,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     set_xla_flags()  # before a command imports JAX
+    if not arguments.no_compilation_cache:
+        use_compilation_cache()
     previous = signal.signal(signal.SIGINT, exit_at_once)
     try:
         status = arguments.run(arguments)
@@ -89,6 +91,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"jaxcnn {__version__}")
+    parser.add_argument(
+        "--no_compilation_cache",
+        action="store_true",
+        help="do not keep compiled programs in the cache folder (~/.cache/jaxcnn)",
+    )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in _COMMANDS:
         command.add_parser(subparsers)

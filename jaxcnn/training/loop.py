@@ -60,6 +60,7 @@ def train_and_evaluate(experiment: Experiment, workdir: Path) -> None:
         Stopped: after SIGTERM or SIGINT, with the state saved.
     """
     plan, inputs = experiment.plan, experiment.inputs
+    _announce(experiment, workdir)
     state, reinitialized = _initial_state(experiment, resuming=has_checkpoint(workdir))
     _claim(experiment, workdir)
     with contextlib.ExitStack() as stack:
@@ -73,7 +74,7 @@ def train_and_evaluate(experiment: Experiment, workdir: Path) -> None:
         evaluations = _evaluations_until(start_step, workdir)
         reporter = Reporter(workdir, plan, experiment.schedule, start_step)
         stack.callback(reporter.close)
-        _announce(experiment, workdir, state, freeze, reinitialized, reporter)
+        _announce_start(experiment, state, freeze, reinitialized, reporter)
 
         normalize = _normalizer(experiment, workdir, start_step, reporter)
         train_step = _train_step(experiment, normalize, freeze)
@@ -284,32 +285,36 @@ def _claim(experiment: Experiment, workdir: Path) -> None:
     distributed.barrier("workdir")
 
 
-def _announce(
+def _announce(experiment: Experiment, workdir: Path) -> None:
+    """Print what the run is, at once: initial weights of a large network take a while."""
+    plan, inputs = experiment.plan, experiment.inputs
+    if distributed.is_main_process():
+        print(
+            f"{experiment.name} on {experiment.dataset}: "
+            f"{inputs.train.num_examples:,} training and "
+            f"{inputs.evaluation.source.num_examples:,} evaluation examples; {plan.num_epochs} "
+            f"epochs of {plan.steps_per_epoch} steps of {plan.batch_size} images on "
+            f"{jax.device_count()} {jax.default_backend()} device(s); workdir {workdir}",
+            flush=True,
+        )
+
+
+def _announce_start(
     experiment: Experiment,
-    workdir: Path,
     state: TrainState,
     freeze: Freeze | None,
     reinitialized: list[str],
     reporter: Reporter,
 ) -> None:
-    plan, inputs = experiment.plan, experiment.inputs
-    parameters = f"{count(state.params):,} parameters"
-    if freeze is not None:
-        parameters += f", {count(state.params, freeze):,} of which train"
-    reporter.say(
-        f"{experiment.name} ({parameters}) on {experiment.dataset}: "
-        f"{inputs.train.num_examples:,} training and "
-        f"{inputs.evaluation.source.num_examples:,} evaluation examples; {plan.num_epochs} epochs "
-        f"of {plan.steps_per_epoch} steps of {plan.batch_size} images on "
-        f"{jax.device_count()} {jax.default_backend()} device(s); workdir {workdir}"
-    )
+    frozen = f", {count(state.params, freeze):,} of which train" if freeze is not None else ""
+    reporter.say(f"{count(state.params):,} parameters{frozen}")
     if reinitialized:
         reporter.say(
             f"Initialized from {experiment.init_from}; re-initialized for other classes: "
             f"{', '.join(reinitialized)}."
         )
     if start_step := int(state.step):
-        reporter.say(f"Resuming from step {start_step} of {plan.num_steps}.")
+        reporter.say(f"Resuming from step {start_step} of {experiment.plan.num_steps}.")
 
 
 def _normalizer(

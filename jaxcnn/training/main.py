@@ -82,6 +82,7 @@ def main(
     config: "Callable[[], ConfigDict | None]",
     workdir: str | None,
     data_dir: str | None,
+    compilation_cache: bool,
     coordinator_address: str | None,
     num_processes: int | None,
     process_id: int | None,
@@ -94,6 +95,7 @@ def main(
         config: returns the value of ``--config``.
         workdir: the flag; None: a new folder.
         data_dir: the flag.
+        compilation_cache: the flag.
         coordinator_address: the flag.
         num_processes: the flag.
         process_id: the flag.
@@ -122,6 +124,10 @@ def main(
                 f"must return a ConfigDict, as jaxcnn.training.config.open_config does."
             )
 
+        if not compilation_cache:
+            import jax
+
+            jax.config.update("jax_enable_compilation_cache", False)
         from jaxcnn.training import distributed
 
         distributed.initialize(coordinator_address, num_processes, process_id)
