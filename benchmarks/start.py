@@ -54,8 +54,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             for number in range(2):
                 starts[number].append(start(arguments.config, folder))
-    medians = [[statistics.median(column) for column in zip(*rows)] for rows in starts]
-    for name, (first, step) in zip(("first", "second"), medians):
+    medians = [[statistics.median(column) for column in zip(*rows, strict=True)] for rows in starts]
+    for name, (first, step) in zip(("first", "second"), medians, strict=True):
         print(f"{name} start: first line after {first:.2f} s, first step after {step:.2f} s")
     print(f"second over first: {medians[1][1] / medians[0][1]:.2f}")
 
