@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from jaxcnn import __version__
 from jaxcnn.cli import (
+    benchmark,
     check,
     config,
     convert,
@@ -30,7 +31,7 @@ from jaxcnn.training.signals import exit_at_once
 
 _COMMANDS = (
     *(models, summary, inspection, convert),
-    *(predict, validate, visualize, report, config, check),
+    *(predict, validate, visualize, report, config, benchmark, check),
 )
 
 _EXAMPLES = """examples:
@@ -39,6 +40,7 @@ _EXAMPLES = """examples:
   jaxcnn inspect resnet18.pth
   jaxcnn convert resnet18.pth resnet18.safetensors --model resnet18
   jaxcnn config resnet18:cifar10
+  jaxcnn benchmark resnet18 --batch_size 8
   jaxcnn check
   jaxcnn predict cat.jpg --model resnet50
   jaxcnn validate --workdir runs/a
