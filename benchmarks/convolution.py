@@ -7,7 +7,7 @@ layers of a ResNet at batch 64; depthwise ones of MobileNets, EfficientNets and 
 grouped ones of ResNeXts and RegNets, at batch 8. "products" are a matrix product of patches
 (dense), a sum over the kernel's places (depthwise), or such a sum of matrix products per group
 (grouped); "blocks" are dense convolutions of a few groups at a time. "used" is what
-``functional.convolve`` chooses, and "compile" the seconds that it takes to compile. XLA's own
+``convolve.convolve`` chooses, and "compile" the seconds that it takes to compile. XLA's own
 gradients of grouped convolutions take seconds each. With ``--torch`` PyTorch is timed as well.
 """
 
@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.models.layers import functional
+from jaxcnn.models.layers import convolve
 
 # image, channels in and out, kernel, stride, groups
 CASES = [
@@ -52,11 +52,11 @@ CASES = [
     (28, 256, 256, 3, 1, 32),
     (28, 512, 512, 3, 1, 4),
 ]
-# The backend that functional.convolve sees and its limits, with which it computes in each way.
+# The limits with which convolve.convolve computes in each way; None: XLA's own.
 WAYS = {
-    "XLA": ("other", {}),
-    "products": ("cpu", {"SMALL_MAP": np.inf, "FEW_ROWS": np.inf}),
-    "blocks": ("cpu", {"FEW_ROWS": 0}),
+    "XLA": None,
+    "products": {"SMALL_MAP": np.inf, "FEW_ROWS": np.inf},
+    "blocks": {"FEW_ROWS": 0},
 }
 
 
@@ -67,14 +67,15 @@ def kind(channels: int, groups: int) -> str:
 
 
 def loss_and_gradients(way: str, size: int, stride: int, groups: int) -> Callable[..., object]:
-    backend, limits = WAYS[way]
+    limits = WAYS[way]
 
     def loss(x: jax.Array, kernel: jax.Array) -> jax.Array:
         with (
-            mock.patch.object(jax, "default_backend", lambda: backend),
-            mock.patch.multiple(functional, **(limits or {"FEW_ROWS": 0})),
+            convolve.plain_convolutions()
+            if limits is None
+            else mock.patch.multiple(convolve, **limits)
         ):
-            y = functional.convolve(
+            y = convolve.convolve(
                 x,
                 kernel,
                 stride=(stride, stride),
@@ -98,18 +99,18 @@ def torchs_loss_and_gradients(
     padding = kernel.shape[0] // 2
 
     def run() -> object:
-        y = torch.nn.functional.conv2d(images, weights, None, stride, padding, groups=groups)
+        y = torch.nn.convolve.conv2d(images, weights, None, stride, padding, groups=groups)
         return torch.autograd.grad((y**2).sum(), (images, weights))
 
     return run
 
 
 def choice(image: int, channels: int, size: int, stride: int, groups: int, batch: int) -> str:
-    """What ``functional.convolve`` does on a CPU."""
+    """What ``convolve.convolve`` does on a CPU."""
     out = ((image - 1) // stride + 1) ** 2
     if groups == 1:
-        return "products" if size == 1 or out <= functional.SMALL_MAP else "XLA"
-    if kind(channels, groups) == "depthwise" or batch * out <= functional.FEW_ROWS:
+        return "products" if size == 1 or out <= convolve.SMALL_MAP else "XLA"
+    if kind(channels, groups) == "depthwise" or batch * out <= convolve.FEW_ROWS:
         return "products"
     return "blocks"
 

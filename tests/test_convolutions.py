@@ -1,9 +1,9 @@
 """Convolutions in all their forms, and initial weights, match torch's."""
 
+import re
 from collections import OrderedDict
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from layer_parity import assert_same
 from jaxcnn import models
 from jaxcnn.errors import UserError
 from jaxcnn.models import layers
-from jaxcnn.models.layers import functional
+from jaxcnn.models.layers import convolve
 
 float64 = {"param_dtype": jnp.float64}
 
@@ -74,15 +74,18 @@ def test_dilated_convolution_equals_torchs():
     assert_same(ours, torch.nn.Conv2d(3, 4, 3, dilation=(2, 3), padding=2), array(2, 9, 9, 3))
 
 
-def primitives(jaxpr):
-    """Every equation of a jaxpr, those of inner ones too."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in jax.extend.core.jaxprs_in_params(equation.params):
-            yield from primitives(inner)
+def lowered(function, *args, platform: str) -> str:
+    """The program for a platform that this machine need not have."""
+    return jax.jit(function).trace(*args).lower(lowering_platforms=(platform,)).as_text()
 
 
-@pytest.mark.parametrize("few_rows", [functional.FEW_ROWS, 0], ids=["products", "blocks"])
+def group_counts(program: str) -> set[int]:
+    """The numbers of groups of the convolutions in a program, and 1 if there are any."""
+    counts = re.findall(r"(?:feature|batch)_group_count = (\d+)", program)
+    return {int(count) for count in counts}
+
+
+@pytest.mark.parametrize("few_rows", [convolve.FEW_ROWS, 0], ids=["products", "blocks"])
 @pytest.mark.parametrize(
     ("groups", "channels", "features", "kernel", "stride", "padding", "dilation"),
     [
@@ -96,40 +99,35 @@ def test_grouped_convolution_and_gradients_on_a_cpu_are_dense(
     groups, channels, features, kernel, stride, padding, dilation, few_rows, monkeypatch
 ):
     """XLA's gradients of grouped convolutions are loops on a CPU, a hundred times slower."""
-    monkeypatch.setattr(functional, "FEW_ROWS", few_rows)
+    monkeypatch.setattr(convolve, "FEW_ROWS", few_rows)
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((2, 9, 8, groups * channels)))
     weights = jnp.asarray(rng.standard_normal((*kernel, channels, groups * features)))
 
     def ours(x, weights):
-        return functional.convolve(
+        return convolve.convolve(
             x, weights, stride=stride, padding=padding, dilation=dilation, groups=groups
         )
 
     def plain(x, weights):
-        return jax.lax.conv_general_dilated(
-            x,
-            weights,
-            stride,
-            [(p, p) for p in padding],
-            rhs_dilation=dilation,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=groups,
-        )
+        with convolve.plain_convolutions():
+            return ours(x, weights)
 
-    def output_and_gradients(convolve):
+    def output_and_gradients(convolution):
         def loss(x, weights):
-            y = convolve(x, weights)
+            y = convolution(x, weights)
             return jnp.sin(y).sum(), y
 
         return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
 
-    jaxpr = jax.make_jaxpr(output_and_gradients(ours))(x, weights).jaxpr
-    convolutions = [e for e in primitives(jaxpr) if e.primitive.name == "conv_general_dilated"]
-    assert bool(convolutions) == (few_rows == 0)
-    for convolution in convolutions:
-        assert convolution.params["feature_group_count"] == 1
-        assert convolution.params["batch_group_count"] == 1
+    program = lowered(output_and_gradients(ours), x, weights, platform="cpu")
+    assert group_counts(program) == (set() if few_rows else {1})
+    # Elsewhere, and where the platform is not known, it is XLA's own.
+    others = [lowered(output_and_gradients(ours), x, weights, platform="cuda")]
+    others.append(lowered(output_and_gradients(plain), x, weights, platform="cpu"))
+    for program in others:
+        assert groups in group_counts(program) and program.count("stablehlo.convolution") == 3
+        assert "dot_general" not in program
 
     actual = jax.tree.leaves(jax.jit(output_and_gradients(ours))(x, weights))
     expected = jax.tree.leaves(jax.jit(output_and_gradients(plain))(x, weights))
@@ -138,15 +136,15 @@ def test_grouped_convolution_and_gradients_on_a_cpu_are_dense(
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-14 * max(1, abs(b).max()))
 
 
-@pytest.mark.parametrize("few_rows", [functional.FEW_ROWS, 0], ids=["products", "blocks"])
+@pytest.mark.parametrize("few_rows", [convolve.FEW_ROWS, 0], ids=["products", "blocks"])
 def test_grouped_convolution_in_bfloat16_rounds_once(few_rows, monkeypatch):
-    monkeypatch.setattr(functional, "FEW_ROWS", few_rows)
+    monkeypatch.setattr(convolve, "FEW_ROWS", few_rows)
     x, kernel = (
         jnp.asarray(array(*shape), jnp.bfloat16) for shape in ((2, 9, 9, 24), (3, 3, 8, 6))
     )
     arguments = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 3}
-    y = functional.convolve(x, kernel, **arguments)
-    exact = functional.convolve(*(a.astype(jnp.float64) for a in (x, kernel)), **arguments)
+    y = convolve.convolve(x, kernel, **arguments)
+    exact = convolve.convolve(*(a.astype(jnp.float64) for a in (x, kernel)), **arguments)
     assert y.dtype == jnp.bfloat16
     # Half a unit in the last of 8 bits, and float32's error where terms cancel.
     np.testing.assert_allclose(y.astype(np.float64), exact, rtol=2**-8, atol=1e-5)
@@ -155,7 +153,7 @@ def test_grouped_convolution_in_bfloat16_rounds_once(few_rows, monkeypatch):
 def test_weights_that_are_not_finite_stay_within_their_group():
     kernel = jnp.asarray(array(3, 3, 8, 16)).at[0, 0, 0, 0].set(jnp.nan)
     arguments = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 2}
-    y = functional.convolve(jnp.asarray(array(8, 16, 16, 16)), kernel, **arguments)
+    y = convolve.convolve(jnp.asarray(array(8, 16, 16, 16)), kernel, **arguments)
     assert np.isnan(y[..., 0]).any()
     assert np.isfinite(y[..., 1:]).all()
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxcnn.models import layers
-from jaxcnn.models.layers.functional import convolve
+from jaxcnn.models.layers.convolve import convolve
 
 ROWS = (20_001, 40_000, 100_000)
 DTYPES = (np.float32, np.float64)

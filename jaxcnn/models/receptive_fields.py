@@ -2,7 +2,7 @@
 
 The program is interpreted with, in place of each array, what its units see of the image. So what a
 module does between its layers counts, too (pooling, branches, additions, squeeze-and-excitation),
-and however a convolution is computed (see :mod:`jaxcnn.models.layers.functional`).
+and however a convolution is computed (see :mod:`jaxcnn.models.layers.convolve`).
 
 Channels are not distinguished: the field of a unit is that of the channel that sees most.
 """

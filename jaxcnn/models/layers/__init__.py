@@ -20,7 +20,7 @@ from jaxcnn.models.layers.convolution import (
     kaiming_normal_fan_out,
     torch_default_init,
 )
-from jaxcnn.models.layers.functional import convolve
+from jaxcnn.models.layers.convolve import plain_convolutions
 from jaxcnn.models.layers.module import (
     INITIALIZERS,
     ImageTooSmall,
@@ -75,7 +75,6 @@ __all__ = [
     "SwitchableNorm",
     "adaptive_avg_pool",
     "avg_pool",
-    "convolve",
     "flatten",
     "kaiming_normal_fan_out",
     "local_response_norm",
@@ -83,6 +82,7 @@ __all__ = [
     "max_pool_switches",
     "max_unpool",
     "norm_factory",
+    "plain_convolutions",
     "torch_default_init",
     "window_switches",
 ]

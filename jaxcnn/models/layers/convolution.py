@@ -13,7 +13,7 @@ from jax.nn.initializers import Initializer
 
 from jaxcnn.errors import UserError
 from jaxcnn.models.arithmetic import Size, pair, window_size
-from jaxcnn.models.layers.functional import convolve
+from jaxcnn.models.layers.convolve import convolve
 from jaxcnn.models.layers.module import Module, check_window
 
 # torch's default for convolutions and linear layers: kaiming_uniform_(a=sqrt(5)), which is

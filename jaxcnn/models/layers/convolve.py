@@ -1,11 +1,15 @@
 """The convolution that every layer uses, computed the way that is fast where it runs.
 
 XLA computes some convolutions on a CPU very slowly. ``benchmarks/convolution.py`` has the figures
-behind every choice here.
+behind every choice here. The choice is made when a program is lowered
+(``lax.platform_dependent``), so that one for a GPU is right on a machine without one.
 """
 
+import contextlib
+import contextvars
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -25,19 +29,31 @@ MAX_BLOCKS = 16
 
 Pair = tuple[int, int]
 
+_plain = contextvars.ContextVar("plain", default=False)
+
+
+@contextlib.contextmanager
+def plain_convolutions() -> Iterator[None]:
+    """Within the block, trace each convolution as XLA's own, on every platform.
+
+    For formats that do not know platforms, and for what reads a network's jaxpr::
+
+        with plain_convolutions():
+            jaxpr = jax.make_jaxpr(model.apply)(variables, images)
+    """
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
+
 
 def convolve(
     x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Pair, dilation: Pair, groups: int
 ) -> jax.Array:
     """Convolve ``[N, H, W, C]`` with ``[kh, kw, C / groups, features]``, as torch does.
 
-    On a CPU, XLA is several times slower than what replaces it here:
-
-    * Dense, with an output map of a few pixels or a 1x1 kernel: a matrix product of the image's
-      patches (XLA: 7 to 20 times slower, and up to twice).
-    * Depthwise: a sum over the kernel's places (XLA: several times slower, and its gradient up to
-      a hundred times).
-    * Grouped: see :func:`_grouped` (XLA's gradient is a loop, a hundred times slower and more).
+    It is ``lax.conv_general_dilated``, but for what :func:`cpu_rule` replaces on a CPU.
 
     Args:
         x: images.
@@ -47,26 +63,42 @@ def convolve(
         dilation: distance of the kernel's places, down and to the right.
         groups: of channels that are convolved separately.
     """
+    arguments = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    rule = None if _plain.get() else cpu_rule(x, kernel, **arguments)
+    default = functools.partial(plain_convolution, **arguments)
+    if rule is None:
+        return default(x, kernel)
+    return lax.platform_dependent(x, kernel, cpu=rule, default=default)
+
+
+def cpu_rule(
+    x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+    """What computes this convolution faster than XLA on a CPU; None: XLA is the fastest.
+
+    * Dense, with an output map of a few pixels or a 1x1 kernel: a matrix product of the image's
+      patches (XLA: 7 to 20 times slower, and up to twice).
+    * Depthwise: a sum over the kernel's places (XLA: several times slower, and its gradient up to
+      a hundred times).
+    * Grouped: see :func:`_blocks` (XLA's gradient is a loop, a hundred times slower and more).
+    """
     arguments = {"stride": stride, "padding": padding, "dilation": dilation}
-    if jax.default_backend() == "cpu":
-        height, width = _output_size(x, kernel, **arguments)
-        if groups == 1:
-            single = kernel.shape[:2] == (1, 1) and padding == (0, 0)
-            if single or height * width <= SMALL_MAP:
-                patches = jnp.concatenate(list(_places(x, kernel, **arguments)), axis=-1)
-                return patches @ kernel.reshape(-1, kernel.shape[-1])
-        elif groups == x.shape[-1] == kernel.shape[-1]:
-            return _depthwise(x, kernel, **arguments)
-        elif len(x) * height * width <= FEW_ROWS:
-            return _grouped_products(x, kernel, **arguments, groups=groups)
-        else:
-            return _grouped(x, kernel, **arguments, groups=groups)
-    return _xla(x, kernel, **arguments, groups=groups)
+    height, width = _output_size(x, kernel, **arguments)
+    if groups == 1:
+        single = kernel.shape[:2] == (1, 1) and padding == (0, 0)
+        if single or height * width <= SMALL_MAP:
+            return functools.partial(_product, **arguments)
+        return None
+    if groups == x.shape[-1] == kernel.shape[-1]:
+        return functools.partial(_depthwise, **arguments)
+    few = len(x) * height * width <= FEW_ROWS
+    return functools.partial(_grouped_products if few else _blocks, **arguments, groups=groups)
 
 
-def _xla(
+def plain_convolution(
     x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Pair, dilation: Pair, groups: int = 1
 ) -> jax.Array:
+    """The same as :func:`convolve` by XLA, whatever the platform."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -114,6 +146,15 @@ def _places(
             yield row[..., left : left + (width - 1) * stride[1] + 1 : stride[1], :]
 
 
+def _product(
+    x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Pair, dilation: Pair
+) -> jax.Array:
+    """A dense convolution as one matrix product of patches."""
+    places = _places(x, kernel, stride=stride, padding=padding, dilation=dilation)
+    patches = jnp.concatenate(list(places), axis=-1)
+    return patches @ kernel.reshape(-1, kernel.shape[-1])
+
+
 def _depthwise(
     x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Pair, dilation: Pair
 ) -> jax.Array:
@@ -131,7 +172,7 @@ def _grouped_products(
 ) -> jax.Array:
     """A grouped convolution as a sum over the kernel's places of products per group.
 
-    As fast as :func:`_grouped` on small maps, and compiled several times faster.
+    As fast as :func:`_blocks` on small maps, and compiled several times faster.
     """
     wide = jnp.promote_types(x.dtype, jnp.float32)
     by_group = jnp.moveaxis(x.reshape(*x.shape[:-1], groups, -1), 3, 0)  # [groups, N, H, W, C]
@@ -145,7 +186,7 @@ def _grouped_products(
     return y.reshape(*y.shape[:3], -1)
 
 
-def _grouped(
+def _blocks(
     x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Pair, dilation: Pair, groups: int
 ) -> jax.Array:
     """A grouped convolution as dense ones of a few groups at a time.
@@ -158,7 +199,7 @@ def _grouped(
     # As equal as can be, for a prime number of groups too.
     bounds = [groups * block // blocks for block in range(blocks + 1)]
     results = [
-        _xla(
+        plain_convolution(
             x[..., first * inputs : last * inputs],
             _block_diagonal(kernel[..., first * outputs : last * outputs], last - first),
             stride=stride,
