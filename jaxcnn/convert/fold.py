@@ -21,11 +21,10 @@ from jax.extend.core import Jaxpr, Literal
 from jaxcnn.convert.state_dict import expected_shapes
 from jaxcnn.errors import UserError
 from jaxcnn.models.classifier import Classifier
-from jaxcnn.models.layers import BatchNorm, Conv, Linear
+from jaxcnn.models.layers import BatchNorm, Conv, Linear, is_batch_norm
 
 # Exactly these classes: a subclass may compute something that is not linear in its kernel.
 _CONVOLUTIONS = (Conv, Linear, nn.Conv, nn.Dense)
-_BATCH_NORMS = (BatchNorm, nn.BatchNorm)
 # Primitives that compute their one jaxpr on their operands, by JAX's names. Others, such as scan
 # and cond, are not looked into.
 _CALLS = ("jit", "pjit", "checkpoint", "remat", "remat2")
@@ -105,27 +104,25 @@ class _Norm:
 
 def _folded_leaves(norm: _Norm, leaves: Mapping[Path, Any]) -> dict[Path, jax.Array]:
     """The leaves that change where a norm is folded, from all leaves."""
-
-    def array(collection: str, leaf: str, default: float) -> np.ndarray:
-        value = leaves.get((collection, *norm.path, leaf))
-        return np.asarray(default if value is None else value, np.float64)
-
-    mean, var = array("batch_stats", "mean", 0), array("batch_stats", "var", 1)
-    scale = array("params", "scale", 1) / np.sqrt(var + norm.eps)
-    bias = array("params", "bias", 0) - mean * scale
-    dtype = leaves["batch_stats", *norm.path, "mean"].dtype
-
-    params = ("params", *norm.path)
-    folded = {(*params, "bias"): jnp.asarray(bias.astype(dtype))}
-    if norm.convolution is None:
-        return folded | {(*params, "scale"): jnp.asarray(scale.astype(dtype))}
+    own = [("params", *norm.path, leaf) for leaf in ("scale", "bias")]
+    statistics = [("batch_stats", *norm.path, leaf) for leaf in ("mean", "var")]
     # kernel_g is the length of the kernel under weight norm.
-    for leaf in ("kernel", "kernel_g", "bias"):
-        path = ("params", *norm.convolution, leaf)
-        if path in leaves:
-            value = np.asarray(leaves[path], np.float64) * scale
-            folded[path] = jnp.asarray(value.astype(leaves[path].dtype))
-    return folded
+    names = ("kernel", "kernel_g", "bias") if norm.convolution is not None else ()
+    scaled = [path for leaf in names if (path := ("params", *norm.convolution, leaf)) in leaves]
+    # Flax's norms may lack scale and bias, and their statistics may be float32 whatever the rest.
+    dtype = next(leaves[path].dtype for path in (*own, *scaled, *statistics) if path in leaves)
+
+    gamma, beta = (leaves.get(path, default) for path, default in zip(own, (1, 0), strict=True))
+    mean, var = (np.asarray(leaves[path], np.float64) for path in statistics)
+    scale = np.asarray(gamma, np.float64) / np.sqrt(var + norm.eps)
+    bias = np.asarray(beta, np.float64) - mean * scale
+    folded = {own[1]: bias.astype(dtype)}
+    if norm.convolution is None:
+        folded[own[0]] = scale.astype(dtype)
+    for path in scaled:
+        product = np.asarray(leaves[path], np.float64) * scale
+        folded[path] = product.astype(leaves[path].dtype)
+    return {path: jnp.asarray(value) for path, value in folded.items()}
 
 
 def _input_channels(model: Classifier, leaves: Mapping[Path, Any]) -> int:
@@ -159,7 +156,7 @@ def _batch_norms(model: Classifier, variables: Mapping[str, Any], channels: int)
         module = context.module
         if context.method_name != "__call__":
             return function(*args, **kwargs)
-        if isinstance(module, _BATCH_NORMS) and args and _last_axis(module, args[0]):
+        if is_batch_norm(module) and args:
             args = (mark(args[0], module, "input of"), *args[1:])
         output = function(*args, **kwargs)
         return mark(output, module, "output of") if type(module) in _CONVOLUTIONS else output
@@ -178,7 +175,7 @@ def _batch_norms(model: Classifier, variables: Mapping[str, Any], channels: int)
 
     norms = []
     for name, module in marked.items():
-        if not isinstance(module, _BATCH_NORMS):
+        if not is_batch_norm(module):
             continue
         source = values[name][0].mark
         convolution = None if source is None else marked.get(source)
@@ -190,11 +187,6 @@ def _batch_norms(model: Classifier, variables: Mapping[str, Any], channels: int)
         eps = module.eps if isinstance(module, BatchNorm) else module.epsilon
         norms.append(_Norm(module.path, eps, convolution and convolution.path))
     return norms
-
-
-def _last_axis(norm: nn.Module, x: jax.Array) -> bool:
-    """Whether a norm has a scale for each value of its input's last axis."""
-    return getattr(norm, "axis", -1) in (-1, x.ndim - 1)
 
 
 @dataclasses.dataclass(eq=False)

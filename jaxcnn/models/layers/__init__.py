@@ -37,6 +37,7 @@ from jaxcnn.models.layers.normalization import (
     InstanceNorm,
     LayerNorm,
     SwitchableNorm,
+    is_batch_norm,
     local_response_norm,
     norm_factory,
 )
@@ -77,6 +78,7 @@ __all__ = [
     "avg_pool",
     "convolve",
     "flatten",
+    "is_batch_norm",
     "kaiming_normal_fan_out",
     "local_response_norm",
     "max_pool",

@@ -80,6 +80,15 @@ class BatchNorm(Module):
         return y.astype(out_dtype)
 
 
+def is_batch_norm(module: nn.Module) -> bool:
+    """Whether a module is a batch norm that can be folded.
+
+    Flax's own as well, if it normalizes over all axes but the last.
+    """
+    flax_norm = type(module) is nn.BatchNorm and module.axis == -1
+    return flax_norm or isinstance(module, BatchNorm)
+
+
 def _folded(
     x: jax.Array,
     param: Callable[..., jax.Array],
@@ -335,7 +344,7 @@ class _AnyNorm:
         if "train" in parameters:
             return norm
         self._inherit(norm)
-        if isinstance(norm, nn.BatchNorm) and getattr(norm.parent, "folded", None) is not None:
+        if is_batch_norm(norm) and getattr(norm.parent, "folded", None) is not None:
             return _folded_flax_norm(norm)
         if "use_running_average" in parameters and norm.use_running_average is None:
             return lambda x, train=False: norm(x, use_running_average=not train)
