@@ -18,7 +18,7 @@ from flax import traverse_util
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import Jaxpr, Literal
 
-from jaxcnn.convert.state_dict import expected_shapes
+from jaxcnn.convert.state_dict import Path, expected_shapes
 from jaxcnn.errors import UserError
 from jaxcnn.models.classifier import Classifier
 from jaxcnn.models.layers import BatchNorm, Conv, Linear, is_batch_norm
@@ -28,8 +28,6 @@ _CONVOLUTIONS = (Conv, Linear, nn.Conv, nn.Dense)
 # Primitives that compute their one jaxpr on their operands, by JAX's names. Others, such as scan
 # and cond, are not looked into.
 _CALLS = ("jit", "pjit", "checkpoint", "remat", "remat2")
-
-Path = tuple[str, ...]
 
 
 def fold_batch_norm(
