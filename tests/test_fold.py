@@ -246,6 +246,16 @@ def test_any_batch_norm_folds(norm_layer):
         folded.apply(variables, images(8), train=True)
 
 
+def test_folded_parameters_have_the_dtype_of_the_network():
+    """Not that of Flax's running statistics, which are float32 in a float64 network."""
+    norm_layer = functools.partial(nn.BatchNorm, use_scale=False, use_bias=False)
+    model = TinyNet(norm_layer=norm_layer, param_dtype=np.float64)
+    variables = random_variables(model, 8)
+    assert variables["batch_stats"]["bn1"]["mean"].dtype == np.float32
+    _, fewer = fold_batch_norm(model, variables)
+    assert {leaf.dtype for leaf in jax.tree.leaves(fewer)} == {np.dtype(np.float64)}
+
+
 @pytest.mark.parametrize(
     "norm_layer",
     ["switchable", functools.partial(nn.BatchNorm, axis=1)],
