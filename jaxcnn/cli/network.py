@@ -97,8 +97,8 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fold_batch_norm",
         action="store_true",
-        help="fold batch norms into the convolutions before them, for speed: the same results, to "
-        "rounding",
+        help="fold batch norms into the convolutions before them: fewer operations, and the same "
+        "results to rounding",
     )
 
 

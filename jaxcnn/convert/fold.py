@@ -54,7 +54,7 @@ def fold_batch_norm(
 
     Raises:
         UserError: if the variables do not fit the network, or if it has running statistics that
-            do not belong to a batch norm (``norm_layer="switchable"``).
+            do not belong to such a batch norm (``norm_layer="switchable"``).
 
     Example::
 
@@ -79,8 +79,8 @@ def fold_batch_norm(
         if path[0] == "batch_stats":
             raise UserError(
                 f"The running statistics of {'.'.join(path[1:-1])!r} in this "
-                f"{type(model).__name__} cannot be folded: they do not belong to a batch norm, or "
-                f"it is not used as a norm_layer; use this network as it is."
+                f"{type(model).__name__} cannot be folded: only those of jaxcnn's BatchNorm, and "
+                f"of flax.linen.BatchNorm as a norm_layer, can. Use this network unfolded."
             )
     return folded, traverse_util.unflatten_dict({path: leaves[path] for path in expected})
 
