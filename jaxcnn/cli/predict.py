@@ -45,7 +45,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     network.add_arguments(parser)
     parser.add_argument("--topk", type=int, default=5, metavar="K", help="classes per image: 5")
-    network.add_crops(parser)
+    network.add_evaluation_arguments(parser)
     parser.add_argument(
         "--batch_size", type=int, help=f"images at once: {_BATCH_SIZE}, fewer with ten crops"
     )
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     from jaxcnn.data.image_list import ImageList
 
     images = ImageList(arguments.images)
-    used = network.load(arguments).with_crops(arguments.crops)
+    used = network.load_for_evaluation(arguments)
     batch_size = arguments.batch_size or max(1, _BATCH_SIZE // used.preprocess.crops)
     # tqdm shows nothing (None) unless stderr is a terminal.
     hidden = True if images.num_examples <= batch_size else None

@@ -58,7 +58,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="FRACTION",
         help=f"of the images that may be damaged: by default the run's, or {_MAX_SKIPPED}",
     )
-    network.add_crops(parser)
+    network.add_evaluation_arguments(parser)
     parser.add_argument(
         "--batch_size",
         type=int,
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--max_skipped={arguments.max_skipped} must be from 0 to 1.")
     if arguments.dataset is None and arguments.workdir is None:
         raise UserError("--dataset is missing: the data to measure the network on.")
-    used = network.load(arguments).with_crops(arguments.crops)
+    used = network.load_for_evaluation(arguments)
     with _own_arguments():
         result = _evaluate(used, arguments)
     if arguments.json:

@@ -11,6 +11,7 @@ Example::
     model, variables = convert.load_pretrained("resnet18")  # downloads torchvision's weights
 """
 
+from jaxcnn.convert.fold import fold_batch_norm
 from jaxcnn.convert.pretrained import initialize_from, load_pretrained, pretrained_weights
 from jaxcnn.convert.state_dict import from_torch, to_torch
 from jaxcnn.convert.variables import load, save, save_torch
@@ -19,6 +20,7 @@ from jaxcnn.io.checkpoint import load_checkpoint
 
 __all__ = [
     "CheckpointError",
+    "fold_batch_norm",
     "from_torch",
     "initialize_from",
     "load",

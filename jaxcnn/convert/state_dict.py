@@ -133,7 +133,7 @@ def from_torch(
         )
     arrays = clean_state_dict(state_dict, model)
     channels = _input_channels(arrays, model)
-    expected = _expected_shapes(model, channels)
+    expected = expected_shapes(model, channels)
     names = {path: _torch_name(path) for path in expected}
 
     def skipped(name: str) -> bool:
@@ -415,12 +415,13 @@ def warn_if_not_finite(finite: Mapping[str, bool]) -> None:
 
 def expected_torch_shapes(model: Classifier) -> dict[str, tuple[int, ...]]:
     """The names and shapes of a model's torch state dict, for three channels; no weights made."""
-    expected = _expected_shapes(model, 3)
+    expected = expected_shapes(model, 3)
     return {_torch_name(path): _torch_shape(path, shape) for path, shape in expected.items()}
 
 
 @functools.lru_cache(maxsize=8)
-def _expected_shapes(model: Classifier, channels: int) -> dict[Path, tuple[int, ...]]:
+def expected_shapes(model: Classifier, channels: int) -> dict[Path, tuple[int, ...]]:
+    """The paths and shapes of a model's variables, for images of its input size; none are made."""
     images = jax.ShapeDtypeStruct((1, model.input_size, model.input_size, channels), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     variables = traverse_util.flatten_dict(jax.eval_shape(model.init, key, images))

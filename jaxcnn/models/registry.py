@@ -80,7 +80,7 @@ class Builder(Generic[M]):
         self.defaults = {
             field.name: field.default
             for field in dataclasses.fields(module)
-            if field.init and field.name not in {"parent", "name", "input_size", *fixed}
+            if field.init and field.name not in {"parent", "name", "input_size", "folded", *fixed}
         } | (defaults or {})
         self.__signature__ = inspect.Signature(
             [

@@ -37,6 +37,7 @@ from jaxcnn.models.layers.normalization import (
     InstanceNorm,
     LayerNorm,
     SwitchableNorm,
+    is_batch_norm,
     local_response_norm,
     norm_factory,
 )
@@ -76,6 +77,7 @@ __all__ = [
     "adaptive_avg_pool",
     "avg_pool",
     "flatten",
+    "is_batch_norm",
     "kaiming_normal_fan_out",
     "local_response_norm",
     "max_pool",

@@ -39,12 +39,16 @@ class Module(nn.Module, kw_only=True):
         axis_name: mapped axis over which batch norms compute the statistics in training, over all
             replicas, as SyncBatchNorm; None: each replica normalizes with its own batch, as with
             DistributedDataParallel.
+        folded: None: batch norms normalize. Otherwise they were folded into the weights (see
+            :func:`jaxcnn.convert.fold_batch_norm`): they only add a bias, and those at these
+            dotted paths, seen from this module, multiply by a scale before.
     """
 
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike | None = None
     weight_init: Initializer | str | float | None = None
     axis_name: str | None = None
+    folded: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         """Register the module with its parent and inherit the parent's fields."""
@@ -53,6 +57,9 @@ class Module(nn.Module, kw_only=True):
             for field in ("dtype", "param_dtype", "weight_init", "axis_name"):
                 if getattr(self, field) is None:
                     object.__setattr__(self, field, getattr(self.parent, field))
+            # Flax calls this again when a module that was created in setup() gets its name.
+            if self.folded is None and self.parent.folded is not None and self.name is not None:
+                object.__setattr__(self, "folded", _paths_within(self.name, self.parent.folded))
 
     @property
     def _param_dtype(self) -> DTypeLike:
@@ -76,6 +83,12 @@ class Module(nn.Module, kw_only=True):
         v = self.param("kernel_v", init, shape, self._param_dtype)
         g = self.param("kernel_g", lambda _: _lengths(v))
         return v * (g / _lengths(v))
+
+
+def _paths_within(name: str, paths: Sequence[str]) -> tuple[str, ...]:
+    """The dotted paths that are within a child, seen from it; the path of itself is ""."""
+    prefix = f"{name}."
+    return tuple(p.removeprefix(name)[1:] for p in paths if f"{p}.".startswith(prefix))
 
 
 def _lengths(v: jax.Array) -> jax.Array:

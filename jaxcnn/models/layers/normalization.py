@@ -28,7 +28,8 @@ class BatchNorm(Module):
     that a large mean costs no precision.
 
     Parameters ``scale`` and ``bias``, statistics ``batch_stats/mean`` and ``batch_stats/var``,
-    all ``[C]``.
+    all ``[C]``. If it is folded (see :class:`~jaxcnn.models.layers.Module`), it has ``bias`` only,
+    or ``scale`` and ``bias``.
 
     Attributes:
         eps: added to the variance.
@@ -36,7 +37,7 @@ class BatchNorm(Module):
         scale_init: initial ``scale``.
 
     Raises:
-        UserError: in training, if the batch has one value per channel only.
+        UserError: in training, if the batch has one value per channel only, or if it is folded.
     """
 
     eps: float = 1e-5
@@ -46,6 +47,9 @@ class BatchNorm(Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Normalize ``[N, ..., C]`` over all axes but the last."""
+        if self.folded is not None:
+            _check_not_training(self, train)
+            return _folded(x, self.param, self._param_dtype, self.dtype, scales="" in self.folded)
         shape = (x.shape[-1],)
         scale = self.param("scale", self.scale_init, shape, self._param_dtype)
         bias = self.param("bias", nn.initializers.zeros, shape, self._param_dtype)
@@ -74,6 +78,49 @@ class BatchNorm(Module):
             mean, var = running_mean.value, running_var.value
         y = (x - mean) * (lax.rsqrt(var + self.eps) * scale) + bias
         return y.astype(out_dtype)
+
+
+def is_batch_norm(module: nn.Module) -> bool:
+    """Whether a module is a batch norm that can be folded.
+
+    Flax's own as well, if it normalizes over all axes but the last.
+    """
+    flax_norm = type(module) is nn.BatchNorm and module.axis == -1
+    return flax_norm or isinstance(module, BatchNorm)
+
+
+def _folded(
+    x: jax.Array,
+    param: Callable[..., jax.Array],
+    param_dtype: DTypeLike,
+    dtype: DTypeLike | None,
+    *,
+    scales: bool,
+) -> jax.Array:
+    """What is left of a folded batch norm: ``x + bias``, or ``x * scale + bias``.
+
+    Args:
+        x: ``[N, ..., C]``.
+        param: creates a parameter from its name, initializer, shape and dtype, or returns it.
+        param_dtype: of the parameters.
+        dtype: of the output; None: promoted from the input and the parameters.
+        scales: whether there is a ``scale``.
+    """
+    shape = (x.shape[-1],)
+    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    if scales:
+        y = y * param("scale", nn.initializers.ones, shape, param_dtype)
+    bias = param("bias", nn.initializers.zeros, shape, param_dtype)
+    return (y + bias).astype(jnp.result_type(x, bias) if dtype is None else dtype)
+
+
+def _check_not_training(norm: nn.Module, train: bool) -> None:
+    """Refuse to train a folded batch norm."""
+    if train:
+        raise UserError(
+            f"Batch norm {'.'.join(norm.path)!r} is folded, so this network cannot be trained; "
+            f"train the network that was given to fold_batch_norm."
+        )
 
 
 class GroupNorm(Module):
@@ -297,6 +344,8 @@ class _AnyNorm:
         if "train" in parameters:
             return norm
         self._inherit(norm)
+        if is_batch_norm(norm) and getattr(norm.parent, "folded", None) is not None:
+            return _folded_flax_norm(norm)
         if "use_running_average" in parameters and norm.use_running_average is None:
             return lambda x, train=False: norm(x, use_running_average=not train)
         return lambda x, train=False: norm(x)
@@ -314,6 +363,17 @@ class _AnyNorm:
             value = getattr(norm.parent, field)
             if value is not None:
                 object.__setattr__(norm, field, value)
+
+
+def _folded_flax_norm(norm: nn.BatchNorm) -> Callable[[jax.Array, bool], jax.Array]:
+    """What is called instead of Flax's batch norm if it is folded."""
+
+    def call(x: jax.Array, train: bool = False) -> jax.Array:
+        _check_not_training(norm, train)
+        scales = norm.name in norm.parent.folded
+        return _folded(x, norm.scope.param, norm.param_dtype, norm.dtype, scales=scales)
+
+    return call
 
 
 def _module_class(factory: LayerFactory) -> type | None:
