@@ -19,6 +19,7 @@ from jaxcnn.cli import (
     inspection,
     models,
     predict,
+    prepare,
     report,
     summary,
     validate,
@@ -30,7 +31,7 @@ from jaxcnn.training.signals import exit_at_once
 
 _COMMANDS = (
     *(models, summary, inspection, convert),
-    *(predict, validate, visualize, report, config, check),
+    *(prepare, predict, validate, visualize, report, config, check),
 )
 
 _EXAMPLES = """examples:
@@ -40,6 +41,7 @@ _EXAMPLES = """examples:
   jaxcnn convert resnet18.pth resnet18.safetensors --model resnet18
   jaxcnn config resnet18:cifar10
   jaxcnn check
+  jaxcnn prepare imagenet2012 --out tfds-400
   jaxcnn predict cat.jpg --model resnet50
   jaxcnn validate --workdir runs/a
   jaxcnn visualize gradcam cat.jpg --model resnet50
