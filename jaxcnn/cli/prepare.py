@@ -81,7 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--quality={arguments.quality} must be from 1 to 100.")
     from tqdm import tqdm
 
-    from jaxcnn.data.resized import ImageSettings, copy_resized
+    from jaxcnn.data.originals import ImageSettings
+    from jaxcnn.data.resized import copy_resized
 
     bars: list[tqdm] = []
 
