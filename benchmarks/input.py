@@ -1,13 +1,13 @@
 """The input pipeline, compared with libjpeg-turbo's decoding alone and torchvision's DataLoader.
 
-    python benchmarks/input.py [originals] [prepared] [stages] [resume]
+    python benchmarks/input.py [originals] [prepared] [stages] [resume] [--dataset=NAME]
 
 All use the same synthetic JPEGs and the same number of cores; the figures are medians of
 alternating turns in one run. By default everything is measured:
 
 * originals: JPEGs of 500x375 pixels;
-* prepared: JPEGs of 800x600 pixels, and a copy by ``jaxcnn prepare`` with shorter sides of 400
-  pixels, whose images torchvision reads as files;
+* prepared: JPEGs of 800x600 pixels, or the training split of ``--dataset``, and a copy by
+  ``jaxcnn prepare`` with shorter sides of 400 pixels, whose images torchvision reads as files;
 * stages: the time of each stage on one core;
 * resume: the time to resume in the middle of an epoch of ImageNet.
 """
@@ -82,10 +82,10 @@ def bare_decoding(files: list[bytes]) -> None:
             pass
 
 
-def ours(source: Source, preprocess: pipeline.Preprocess) -> Iterator[object]:
+def ours(source: Source, preprocess: pipeline.Preprocess, count: int = IMAGES) -> Iterator[object]:
     if isinstance(preprocess, pipeline.EvalPreprocess):
         return pipeline.eval_batches(source, preprocess, batch_size=BATCH)
-    steps = IMAGES // BATCH
+    steps = count // BATCH
     return pipeline.train_batches(
         source, preprocess, batch_size=BATCH, seed=0, start_step=0, num_steps=steps
     )
@@ -110,7 +110,7 @@ def consumed(batches: Callable[[], Iterator[object]]) -> Callable[[], None]:
     return consume
 
 
-def rates(contenders: dict[str, Callable[[], object]]) -> dict[str, float]:
+def rates(contenders: dict[str, Callable[[], object]], count: int = IMAGES) -> dict[str, float]:
     """Images per second: medians of alternating turns, after a warm-up."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(REPEATS + 1):
@@ -119,7 +119,7 @@ def rates(contenders: dict[str, Callable[[], object]]) -> dict[str, float]:
             contender()
             if turn:
                 times[name].append(time.perf_counter() - start)
-    return {name: IMAGES / statistics.median(values) for name, values in times.items()}
+    return {name: count / statistics.median(values) for name, values in times.items()}
 
 
 def print_rates(measured: dict[str, float], limit: str) -> None:
@@ -163,31 +163,37 @@ def originals(folder: Path, files: list[bytes]) -> None:
     print_rates(measured, "bare decoding (the limit)")
 
 
-def prepared(folder: Path) -> None:
+def prepared(folder: Path, dataset: str | None, data_dir: str | None) -> None:
     """Compare large originals with a copy of 400 pixels."""
-    different = list(encoded_photographs(IMAGES // 8, shorter=600))
-    write_images(folder / "originals", different * 8)
-    large = open_source(f"folder:{folder / 'originals'}", "train")
-    made = copy_resized(f"folder:{folder / 'originals'}", folder / "copy", name="photographs")
-    print(
-        f"\nshorter sides of 600, and of 400 in a copy ({made.bytes_after / made.bytes_before:.0%}"
-    )
-    print("of the size); each row of torchvision reads the same JPEGs as the next one")
-    small = open_source("photographs", "train", str(folder / "copy"))
-    files = [small.read(number)[0] for number in range(IMAGES)]
-    write_images(folder / "small", files)
-    large_loader = torchvisions(folder / "originals" / "train", *CROP)
-    small_loader = torchvisions(folder / "small" / "train", *CROP)
+    name = None if dataset else "photographs"
+    if dataset is None:
+        write_images(folder / "files", list(encoded_photographs(IMAGES // 8, shorter=600)) * 8)
+        dataset = f"folder:{folder / 'files'}"
+    copy_resized(dataset, folder / "copy", data_dir=data_dir, splits=["train"], name=name)
+    large = open_source(dataset, "train", data_dir)
+    small = open_source(name or dataset, "train", str(folder / "copy"))
+    count = min(IMAGES, small.num_examples) // BATCH * BATCH
+    files = {
+        kind: [source.read(number)[0] for number in range(count)]
+        for kind, source in (("originals", large), ("prepared", small))
+    }
+    for kind, contents in files.items():
+        write_images(folder / kind, contents)
+        height, width = np.mean([simplejpeg.decode_jpeg_header(f)[:2] for f in contents], axis=0)
+        kilobytes = statistics.mean(map(len, contents)) / 1e3
+        print(f"{count} {kind}: {width:.0f}x{height:.0f} pixels, {kilobytes:.0f} kB on average")
+    loaders = {kind: torchvisions(folder / kind / "train", *CROP) for kind in files}
     measured = rates(
         {
-            "bare decoding of the copy (the limit)": lambda: bare_decoding(files),
-            "originals: torchvision": consumed(lambda: iter(large_loader)),
-            "originals: jaxcnn": consumed(lambda: ours(large, TRAINING)),
-            "prepared: torchvision": consumed(lambda: iter(small_loader)),
-            "prepared: jaxcnn": consumed(lambda: ours(small, TRAINING)),
-        }
+            "bare decoding, prepared (the limit)": lambda: bare_decoding(files["prepared"]),
+            "originals: torchvision": consumed(lambda: iter(loaders["originals"])),
+            "originals: jaxcnn": consumed(lambda: ours(large, TRAINING, count)),
+            "prepared: torchvision": consumed(lambda: iter(loaders["prepared"])),
+            "prepared: jaxcnn": consumed(lambda: ours(small, TRAINING, count)),
+        },
+        count,
     )
-    print_rates(measured, "bare decoding of the copy (the limit)")
+    print_rates(measured, "bare decoding, prepared (the limit)")
 
 
 def stages(folder: Path, files: list[bytes]) -> None:
@@ -286,7 +292,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the input pipeline.")
     parts = ("originals", "prepared", "stages", "resume")
     parser.add_argument("parts", nargs="*", choices=[*parts, []], help="by default all")
-    chosen = parser.parse_args().parts or parts
+    parser.add_argument("--dataset", help="of prepared: a tfds dataset")
+    parser.add_argument("--data_dir", help="where it is")
+    arguments = parser.parse_args()
+    chosen = arguments.parts or parts
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if {"originals", "stages"} & set(chosen):
@@ -297,7 +306,7 @@ def main() -> None:
         if "originals" in chosen:
             originals(folder / "images", files)
         if "prepared" in chosen:
-            prepared(folder / "prepared")
+            prepared(folder / "prepared", arguments.dataset, arguments.data_dir)
         if "stages" in chosen:
             stages(folder / "images", files)
         if "resume" in chosen:

@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -312,16 +311,14 @@ def test_number_of_threads_does_not_change_a_byte(photos, tmp_path):
 
 def test_full_disk_is_one_sentence_and_leaves_no_half_file(tmp_path):
     dataset = tree(tmp_path / "data", 12)
+    arguments = [dataset, "--name=a", f"--out={tmp_path / 'out'}", "--shorter_side=800"]
     process = subprocess.run(
-        [
-            *(sys.executable, "-m", "jaxcnn", "prepare", dataset, "--name", "a"),
-            *("--out", tmp_path / "out", "--shorter_side", "800"),
-        ],
+        # The largest file, in KiB, in place of the largest disk.
+        ["bash", "-c", 'ulimit -f 200; "$@"', "", sys.executable, "-m", "jaxcnn", "prepare"]
+        + arguments,
         capture_output=True,
         text=True,
         env=ENVIRON,
-        # The largest file, in place of the largest disk.
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)),
         check=False,
     )
     assert process.returncode == 2

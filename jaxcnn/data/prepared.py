@@ -48,9 +48,6 @@ class PreparedSplit:
             )
         features = builder.info.features
         self.image_key, self._label_key = _supervised_keys(name, builder.info)
-        wanted = (self.image_key, self._label_key)
-        self._features = tfds.features.FeaturesDict({key: features[key] for key in wanted})
-        self._decoders = {self.image_key: tfds.decode.SkipDecoding()}
         self._name = f"{name} {split}"
         self.num_examples = info.num_examples
         self.classes = tuple(features[self._label_key].names)
@@ -68,25 +65,26 @@ class PreparedSplit:
 
     def read(self, number: int) -> tuple[bytes, int]:
         """Read the encoded image and the label of an example."""
-        try:
-            example = self._features.deserialize_example_np(
-                self._records[number], decoders=self._decoders
-            )
-        except (DecodeError, KeyError, ValueError) as error:
-            raise BadImageError(_DAMAGED) from error
-        return example[self.image_key], int(example[self._label_key])
+        record = self.read_record(number)
+        label = record.features.feature[self._label_key].int64_list.value[0]
+        return image_of(record, self.image_key), label
 
     def read_record(self, number: int) -> tf_example_pb2.Example:
         """Read the record of an example, with all of its features as they are stored.
 
         Raises:
-            BadImageError: if it is damaged, or has no image.
+            BadImageError: if it is damaged, or has no image or no label.
         """
         try:
+            # In a third of the time that tfds takes, which copies the image several times.
             record = tf_example_pb2.Example.FromString(self._records[number])
-            image_of(record, self.image_key)
-        except (DecodeError, LookupError, ValueError) as error:
+        except (DecodeError, ValueError) as error:
             raise BadImageError(_DAMAGED) from error
+        feature = record.features.feature
+        if not (
+            feature[self.image_key].bytes_list.value and feature[self._label_key].int64_list.value
+        ):
+            raise BadImageError(_DAMAGED)
         return record
 
     def describe(self, number: int) -> str:
