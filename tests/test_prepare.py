@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
 from photos import Photos, image_file, jpeg, photo
 from PIL import Image
 from processes import ROOT, documented_commands, run_documented
@@ -454,14 +455,51 @@ def test_damaged_copy_is_found(photos, tmp_path):
         copy_resized("photos", tmp_path, SETTINGS, data_dir=photos, shard_examples=8)
 
     copied()
+    before = contents(tmp_path)
     path = next(tmp_path.rglob("*train*-00001-of-00003"))
-    whole = path.read_bytes()
     flip_a_bit(path)
-    with pytest.raises(UserError, match=f"Record . of .*{path.name} is damaged .* delete"):
+    with pytest.raises(UserError, match=f"Record 6 of .*{path.name} is damaged .* delete"):
         copied()
-    path.write_bytes(whole[:-100])
-    with pytest.raises(UserError, match=f"{path.name} is damaged"):
+    path.unlink()  # as the error says
+    copied()
+    assert contents(tmp_path) == before
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=f"{path.name} is damaged; delete"):
         copied()
+    path.unlink()
+    copied()
+    description = next(tmp_path.rglob("dataset_info.json"))
+    for content in (b"{", description.read_bytes().replace(b'"7"', b'"8"')):
+        description.write_bytes(content)
+        with pytest.raises(UserError, match="dataset_info.json does not match .*; delete"):
+            copied()
+        description.unlink()
+        copied()
+        assert contents(tmp_path) == before
+
+
+def test_wrong_records_of_a_copy_are_found(photos, tmp_path):
+    def written(records: list[bytes]) -> None:
+        writer = ArrayRecordWriter(str(path), "group_size:1")
+        for record in records:
+            writer.write(record)
+        writer.close()
+
+    copy_resized("photos", tmp_path, SETTINGS, data_dir=photos)
+    path = next(tmp_path.rglob("*train*"))
+    source = open_source("photos", "train", str(tmp_path))
+    records = [source.read_record(n) for n in range(20)]
+    whole = [record.SerializeToString() for record in records]
+    images = records[3].features.feature["image"].bytes_list.value
+    images[0] = images[0][:100]
+    for content, words in (
+        ([*whole[:3], records[3].SerializeToString(), *whole[4:]], "Record 3 of .* is damaged"),
+        (whole[:-1], "dataset_info.json does not match the files beside it"),
+        ([*whole, whole[0]], "has too many records"),
+    ):
+        written(content)
+        with pytest.raises(UserError, match=words):
+            copy_resized("photos", tmp_path, SETTINGS, data_dir=photos)
 
 
 def test_damaged_array_record_is_a_bad_image_in_training(photos, tmp_path):

@@ -22,6 +22,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from google.protobuf.json_format import ParseError
 from google.protobuf.message import DecodeError
 from tensorflow_datasets.proto import tf_example_pb2
 
@@ -41,6 +42,7 @@ _FORMAT = "array_record"
 # One record per group for random access; JPEGs do not become smaller by compression.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 _SETTINGS = "jaxcnn_prepare.json"
+_DESCRIPTION = "dataset_info.json"
 # Images that are in the works at the same time, per thread.
 _AHEAD = 4
 
@@ -144,7 +146,12 @@ def copy_resized(
     try:
         if target.exists():
             _check_settings(target, made_with)
+            parts = [*(shard.path for shard in work.shards(target)), target / _DESCRIPTION]
+            if not all(path.exists() for path in parts):  # damaged ones were deleted
+                os.rename(target, _incomplete(target))
+        if target.exists():
             sizes = work.check(target)
+            _check_description(target, sizes)
         else:
             with _incomplete_folder(target, made_with) as folder:
                 work.write(folder)
@@ -272,6 +279,8 @@ class _Work:
             file = FORMATS[_FORMAT](str(path))
         except UserError as error:
             raise UserError(f"The file {path} is damaged; {_again(path)}") from error
+        if len(file) > len(shard.numbers):
+            raise UserError(f"The file {path} has too many records; {_again(path)}")
         if not len(file):
             raise UserError(f"All images that belong in {path} are damaged; repair the dataset.")
         return file
@@ -349,12 +358,31 @@ def _check_settings(folder: Path, made_with: dict[str, Any]) -> None:
     )
 
 
+def _check_description(folder: Path, sizes: _Sizes) -> None:
+    """Refuse a copy whose files do not have the records that tfds expects."""
+    try:
+        splits = tfds.builder_from_directory(folder).info.splits
+        same = {split: splits[split].shard_lengths for split in splits} == {
+            split: [count for count, _ in parts] for split, parts in sizes.items()
+        }
+    except (OSError, LookupError, ValueError, ParseError):
+        same = False
+    if not same:
+        path = folder / _DESCRIPTION
+        raise UserError(f"{path} does not match the files beside it; {_again(path)}")
+
+
+def _incomplete(target: Path) -> Path:
+    """The name of a folder while it is written."""
+    return target.with_name(f"{target.name}.incomplete")
+
+
 @contextlib.contextmanager
 def _incomplete_folder(target: Path, made_with: dict[str, Any]) -> Iterator[Path]:
     """A folder for a copy in the making, of this process alone."""
     import fcntl  # not on Windows, for which there is no array_record either
 
-    folder = target.with_name(f"{target.name}.incomplete")
+    folder = _incomplete(target)
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
