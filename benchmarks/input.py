@@ -1,13 +1,20 @@
 """The input pipeline, compared with libjpeg-turbo's decoding alone and torchvision's DataLoader.
 
-    python benchmarks/input.py
+    python benchmarks/input.py [originals] [prepared] [stages] [resume] [--dataset=NAME]
 
-All use the same synthetic JPEGs of 500x375 pixels and the same number of cores; the figures are
-medians of alternating turns in one run. Then the time of each stage on one core, and the time to
-resume in the middle of an epoch of ImageNet.
+All use the same synthetic JPEGs and the same number of cores; the figures are medians of
+alternating turns in one run. By default everything is measured:
+
+* originals: JPEGs of 500x375 pixels;
+* prepared: JPEGs of 800x600 pixels, or the training split of ``--dataset``, and a copy by
+  ``jaxcnn prepare`` with shorter sides of 400 pixels, whose images torchvision reads as files;
+* stages: the time of each stage on one core;
+* resume: the time to resume in the middle of an epoch of ImageNet.
 """
 
+import argparse
 import dataclasses
+import io
 import os
 import statistics
 import struct
@@ -26,6 +33,7 @@ from PIL import Image
 from jaxcnn.data import pipeline, transforms
 from jaxcnn.data.images import decode
 from jaxcnn.data.records import FORMATS, Records
+from jaxcnn.data.resized import copy_resized
 from jaxcnn.data.source import Source, open_source
 
 CORES = len(os.sched_getaffinity(0))
@@ -35,10 +43,11 @@ IMAGENET = 1_281_167
 RESUMED_AT = 1_000_000
 
 
-def photograph(seed: int) -> Image.Image:
+def photograph(seed: int, shorter: int = 375) -> Image.Image:
     """Noise with the spectrum of a photograph, and about its size as a JPEG."""
     rng = np.random.default_rng(seed)
-    height, width = (375, 500) if seed % 4 else (500, 375)
+    longer = shorter * 4 // 3
+    height, width = (shorter, longer) if seed % 4 else (longer, shorter)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     amplitude = 1 / np.maximum(frequency, 1 / width) ** 1.1
     planes = []
@@ -50,16 +59,21 @@ def photograph(seed: int) -> Image.Image:
     return Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
 
 
-def write_images(folder: Path) -> list[bytes]:
-    files = []
+def encoded_photographs(count: int, shorter: int = 375) -> Iterator[bytes]:
+    for number in range(count):
+        buffer = io.BytesIO()
+        photograph(number, shorter).save(buffer, "JPEG", quality=92)
+        yield buffer.getvalue()
+
+
+def write_images(folder: Path, files: list[bytes]) -> None:
+    """Write a training split, and the same files as a validation split."""
     for split in ("train", "val"):
         (folder / split / "class").mkdir(parents=True)
-    for number in range(IMAGES):
+    for number, content in enumerate(files):
         path = folder / "train" / "class" / f"{number:05}.jpg"
-        photograph(number).save(path, quality=92)
+        path.write_bytes(content)
         (folder / "val" / "class" / path.name).symlink_to(path)
-        files.append(path.read_bytes())
-    return files
 
 
 def bare_decoding(files: list[bytes]) -> None:
@@ -68,10 +82,10 @@ def bare_decoding(files: list[bytes]) -> None:
             pass
 
 
-def ours(source: Source, preprocess: pipeline.Preprocess) -> Iterator[object]:
+def ours(source: Source, preprocess: pipeline.Preprocess, count: int = IMAGES) -> Iterator[object]:
     if isinstance(preprocess, pipeline.EvalPreprocess):
         return pipeline.eval_batches(source, preprocess, batch_size=BATCH)
-    steps = IMAGES // BATCH
+    steps = count // BATCH
     return pipeline.train_batches(
         source, preprocess, batch_size=BATCH, seed=0, start_step=0, num_steps=steps
     )
@@ -96,7 +110,7 @@ def consumed(batches: Callable[[], Iterator[object]]) -> Callable[[], None]:
     return consume
 
 
-def rates(contenders: dict[str, Callable[[], object]]) -> dict[str, float]:
+def rates(contenders: dict[str, Callable[[], object]], count: int = IMAGES) -> dict[str, float]:
     """Images per second: medians of alternating turns, after a warm-up."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(REPEATS + 1):
@@ -105,20 +119,33 @@ def rates(contenders: dict[str, Callable[[], object]]) -> dict[str, float]:
             contender()
             if turn:
                 times[name].append(time.perf_counter() - start)
-    return {name: IMAGES / statistics.median(values) for name, values in times.items()}
+    return {name: count / statistics.median(values) for name, values in times.items()}
 
 
-def compare(folder: Path, files: list[bytes]) -> None:
+def print_rates(measured: dict[str, float], limit: str) -> None:
+    print(f"\n{'':38}images/s  of the limit  times torchvision")
+    for name, rate in measured.items():
+        reference = measured.get(name.replace("jaxcnn", "torchvision"), 0)
+        times = f"{rate / reference:17.2f}" if name.endswith("jaxcnn") else ""
+        print(f"{name:38}{rate:8.0f}{rate / measured[limit]:14.0%}{times}")
+
+
+TRAINING = pipeline.TrainPreprocess(SIZE, 3, "random_resized_crop", "resize", flip=True)
+CROP = (
+    torchvision.transforms.RandomResizedCrop(SIZE),
+    torchvision.transforms.RandomHorizontalFlip(),
+)
+
+
+def originals(folder: Path, files: list[bytes]) -> None:
     train, val = (open_source(f"folder:{folder}", split) for split in ("train", "val"))
-    training = pipeline.TrainPreprocess(SIZE, 3, "random_resized_crop", "resize", flip=True)
-    augmented = dataclasses.replace(training, policy="trivial_augment_wide")
+    augmented = dataclasses.replace(TRAINING, policy="trivial_augment_wide")
     crop_and_fit = "resize_and_center_crop", "resize"
     evaluation = pipeline.EvalPreprocess(SIZE, 3, *crop_and_fit, resize_size=256)
     transforms_ = torchvision.transforms
-    crop = [transforms_.RandomResizedCrop(SIZE), transforms_.RandomHorizontalFlip()]
-    train_loader = torchvisions(folder / "train", *crop)
+    train_loader = torchvisions(folder / "train", *CROP)
     policy = transforms_.TrivialAugmentWide(interpolation=transforms_.InterpolationMode.BILINEAR)
-    policy_loader = torchvisions(folder / "train", *crop, policy)
+    policy_loader = torchvisions(folder / "train", *CROP, policy)
     eval_loader = torchvisions(
         folder / "val", transforms_.Resize(256), transforms_.CenterCrop(SIZE)
     )
@@ -126,19 +153,47 @@ def compare(folder: Path, files: list[bytes]) -> None:
         {
             "bare decoding (the limit)": lambda: bare_decoding(files),
             "training: torchvision": consumed(lambda: iter(train_loader)),
-            "training: jaxcnn": consumed(lambda: ours(train, training)),
+            "training: jaxcnn": consumed(lambda: ours(train, TRAINING)),
             "with TrivialAugmentWide: torchvision": consumed(lambda: iter(policy_loader)),
             "with TrivialAugmentWide: jaxcnn": consumed(lambda: ours(train, augmented)),
             "evaluation: torchvision": consumed(lambda: iter(eval_loader)),
             "evaluation: jaxcnn": consumed(lambda: ours(val, evaluation)),
         }
     )
-    limit = measured["bare decoding (the limit)"]
-    print(f"\n{'':38}images/s  of the limit  times torchvision")
-    for name, rate in measured.items():
-        reference = measured.get(name.replace("jaxcnn", "torchvision"), 0)
-        times = f"{rate / reference:17.2f}" if name.endswith("jaxcnn") else ""
-        print(f"{name:38}{rate:8.0f}{rate / limit:14.0%}{times}")
+    print_rates(measured, "bare decoding (the limit)")
+
+
+def prepared(folder: Path, dataset: str | None, data_dir: str | None) -> None:
+    """Compare large originals with a copy of 400 pixels."""
+    name = None if dataset else "photographs"
+    if dataset is None:
+        write_images(folder / "files", list(encoded_photographs(IMAGES // 8, shorter=600)) * 8)
+        dataset = f"folder:{folder / 'files'}"
+    copy_resized(dataset, folder / "copy", data_dir=data_dir, splits=["train"], name=name)
+    large = open_source(dataset, "train", data_dir)
+    small = open_source(name or dataset, "train", str(folder / "copy"))
+    count = min(IMAGES, small.num_examples) // BATCH * BATCH
+    files = {
+        kind: [source.read(number)[0] for number in range(count)]
+        for kind, source in (("originals", large), ("prepared", small))
+    }
+    for kind, contents in files.items():
+        write_images(folder / kind, contents)
+        height, width = np.mean([simplejpeg.decode_jpeg_header(f)[:2] for f in contents], axis=0)
+        kilobytes = statistics.mean(map(len, contents)) / 1e3
+        print(f"{count} {kind}: {width:.0f}x{height:.0f} pixels, {kilobytes:.0f} kB on average")
+    loaders = {kind: torchvisions(folder / kind / "train", *CROP) for kind in files}
+    measured = rates(
+        {
+            "bare decoding, prepared (the limit)": lambda: bare_decoding(files["prepared"]),
+            "originals: torchvision": consumed(lambda: iter(loaders["originals"])),
+            "originals: jaxcnn": consumed(lambda: ours(large, TRAINING, count)),
+            "prepared: torchvision": consumed(lambda: iter(loaders["prepared"])),
+            "prepared: jaxcnn": consumed(lambda: ours(small, TRAINING, count)),
+        },
+        count,
+    )
+    print_rates(measured, "bare decoding, prepared (the limit)")
 
 
 def stages(folder: Path, files: list[bytes]) -> None:
@@ -234,15 +289,29 @@ def resume(folder: Path) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure the input pipeline.")
+    parts = ("originals", "prepared", "stages", "resume")
+    parser.add_argument("parts", nargs="*", choices=[*parts, []], help="by default all")
+    parser.add_argument("--dataset", help="of prepared: a tfds dataset")
+    parser.add_argument("--data_dir", help="where it is")
+    arguments = parser.parse_args()
+    chosen = arguments.parts or parts
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        files = write_images(folder)
-        kilobytes = statistics.mean(map(len, files)) / 1e3
-        print(f"{IMAGES} JPEGs of 500x375 pixels, {kilobytes:.0f} kB each; {CORES} cores")
-        compare(folder, files)
-        stages(folder, files)
-    with tempfile.TemporaryDirectory() as name:
-        resume(Path(name))
+        if {"originals", "stages"} & set(chosen):
+            files = list(encoded_photographs(IMAGES))
+            write_images(folder / "images", files)
+            kilobytes = statistics.mean(map(len, files)) / 1e3
+            print(f"{IMAGES} JPEGs of 500x375 pixels, {kilobytes:.0f} kB each; {CORES} cores")
+        if "originals" in chosen:
+            originals(folder / "images", files)
+        if "prepared" in chosen:
+            prepared(folder / "prepared", arguments.dataset, arguments.data_dir)
+        if "stages" in chosen:
+            stages(folder / "images", files)
+        if "resume" in chosen:
+            (folder / "resume").mkdir()
+            resume(folder / "resume")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from jaxcnn.cli import (
     inspection,
     models,
     predict,
+    prepare,
     report,
     summary,
     validate,
@@ -31,7 +32,7 @@ from jaxcnn.training.signals import exit_at_once
 
 _COMMANDS = (
     *(models, summary, inspection, convert),
-    *(predict, validate, visualize, report, config, benchmark, check),
+    *(prepare, predict, validate, visualize, report, config, benchmark, check),
 )
 
 _EXAMPLES = """examples:
@@ -42,6 +43,7 @@ _EXAMPLES = """examples:
   jaxcnn config resnet18:cifar10
   jaxcnn benchmark resnet18 --batch_size 8
   jaxcnn check
+  jaxcnn prepare imagenet2012 --out tfds-400
   jaxcnn predict cat.jpg --model resnet50
   jaxcnn validate --workdir runs/a
   jaxcnn visualize gradcam cat.jpg --model resnet50

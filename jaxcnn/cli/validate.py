@@ -1,13 +1,12 @@
 """``jaxcnn validate``: how well a network classifies a dataset."""
 
 import argparse
-import contextlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxcnn.cli import network
+from jaxcnn.cli import dataset_arguments, network
 from jaxcnn.errors import UserError, suggest
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="such as validation or test[:50%%]; by default the run's evaluation split, or else "
         "the validation or test split",
     )
-    data.add_argument("--data_dir", help="where tfds's prepared datasets are")
+    dataset_arguments.add_data_dir(data)
     data.add_argument(
         "--max_skipped",
         type=float,
@@ -83,25 +82,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dataset is None and arguments.workdir is None:
         raise UserError("--dataset is missing: the data to measure the network on.")
     used = network.load_for_evaluation(arguments)
-    with _own_arguments():
+    with dataset_arguments.renamed(_ARGUMENTS):
         result = _evaluate(used, arguments)
     if arguments.json:
         print(json.dumps(result, indent=2))
     else:
         print(_as_text(result))
     return 0
-
-
-@contextlib.contextmanager
-def _own_arguments() -> Iterator[None]:
-    """Name this command's arguments in errors that name config keys."""
-    try:
-        yield
-    except UserError as error:
-        message = str(error)
-        for key, argument in _ARGUMENTS.items():
-            message = message.replace(key, argument)
-        raise UserError(message) from error
 
 
 def _evaluate(used: network.Network, arguments: argparse.Namespace) -> dict[str, Any]:

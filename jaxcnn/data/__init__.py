@@ -2,6 +2,7 @@
 
 * :mod:`jaxcnn.data.source`: a split of a dataset, read example by example in any order;
   :mod:`jaxcnn.data.prepared` reads tfds datasets, :mod:`jaxcnn.data.files` folders and tables.
+* :mod:`jaxcnn.data.resized`: copies of datasets with smaller images.
 * :mod:`jaxcnn.data.images`: encoded images and arrays to pixels.
 * :mod:`jaxcnn.data.transforms`: crops, resizes and flips on the host;
   :mod:`jaxcnn.data.policies`: automatic augmentation, from the operations of

@@ -79,6 +79,11 @@ class FileSplit:
             digest = zlib.crc32(name.encode("utf-8", "surrogateescape"), digest)
         return digest
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that have the examples."""
+        return tuple(dict.fromkeys(path for path, _, _ in self._files))
+
     def read(self, number: int) -> tuple[bytes | np.ndarray, int]:
         """Read the image, encoded or as an array, and the label of an example."""
         path, label, part = self._files[number]
@@ -90,10 +95,28 @@ class FileSplit:
         except OSError as error:
             raise BadImageError(error.strerror or str(error)) from error
 
+    def file_of(self, number: int) -> Path:
+        """The file that has the image of an example."""
+        return self._files[number][0]
+
     def describe(self, number: int) -> str:
         """The file of an example."""
         path, _, part = self._files[number]
         return str(path) if part is None else f"image {part} of {path}"
+
+
+def split_names(kind: str, path: str) -> list[str]:
+    """The splits of a dataset: training, and those for evaluation that exist.
+
+    Args:
+        kind: ``"folder"`` or ``"csv"``.
+        path: folder of the dataset.
+
+    Raises:
+        UserError: if there is no such folder.
+    """
+    root, name_of = _opened(kind, path)
+    return [TRAIN, *(name for name in EVALUATION if (root / name_of(name)).exists())]
 
 
 def open_files(kind: str, path: str, split: str | None) -> FileSplit:
@@ -110,6 +133,17 @@ def open_files(kind: str, path: str, split: str | None) -> FileSplit:
     Raises:
         UserError: if the split does not exist, is empty, or has a class that training lacks.
     """
+    root, _ = _opened(kind, path)
+    try:
+        return _open_split(kind, root, split)
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise UserError(
+            f"The dataset {root} cannot be read ({error}); it must be {_EXPECTED[kind]}."
+        ) from error
+
+
+def _opened(kind: str, path: str) -> tuple[Path, Callable[[str], str]]:
+    """The folder of a dataset, and the name in it of each split."""
     _, name_of = _KINDS[kind]
     root = Path(os.path.expanduser(path))
     if not path or not root.is_dir():
@@ -117,12 +151,7 @@ def open_files(kind: str, path: str, split: str | None) -> FileSplit:
             f"config.dataset: there is no folder {path!r}; give {kind}:/path of a folder with "
             f"{name_of(TRAIN)} and {name_of(EVALUATION[0])}."
         )
-    try:
-        return _open_split(kind, root, split)
-    except (OSError, UnicodeError, csv.Error) as error:
-        raise UserError(
-            f"The dataset {root} cannot be read ({error}); it must be {_EXPECTED[kind]}."
-        ) from error
+    return root, name_of
 
 
 def _open_split(kind: str, root: Path, split: str | None) -> FileSplit:

@@ -394,7 +394,7 @@ def _batches(
     threads: int | None,
 ) -> Iterator[Batch]:
     """Yield batches whose rows threads fill with ``load(batch, step, row)``, a few ahead."""
-    threads = threads or _processors()
+    threads = threads or processors()
     pieces = np.array_split(np.arange(rows), min(rows, 2 * threads))
     ahead = max(_AHEAD, math.ceil(2 * threads / rows))
 
@@ -465,8 +465,9 @@ def in_background(iterator: Iterator[T], size: int) -> Iterator[T]:
         thread.join()
 
 
-def _processors() -> int:
+def processors() -> int:
+    """How many processors this process may use."""
     try:
-        return len(os.sched_getaffinity(0))  # those that this process may use
+        return len(os.sched_getaffinity(0))
     except AttributeError:  # macOS and Windows
         return os.cpu_count() or 1

@@ -26,7 +26,9 @@ class RecordFile(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> bytes: ...
+    def __getitem__(self, index: int) -> bytes:
+        """Read a record; ValueError if the file's format notices that it is damaged."""
+        ...
 
 
 class _TFRecordFile:
@@ -94,16 +96,34 @@ def _cache_offsets(key: str, offsets: np.ndarray) -> None:
             np.save(file, offsets)
 
 
-def _open_array_record(path: str) -> RecordFile:
-    from array_record.python.array_record_data_source import ArrayRecordDataSource
+class _ArrayRecordFile:
+    """Records of an ArrayRecord file, which checks what it reads.
 
-    return ArrayRecordDataSource([path])
+    The file stays open from the first record on.
+    """
+
+    def __init__(self, path: str):
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+        try:
+            self._records = ArrayRecordDataSource([path])
+        except RuntimeError as error:
+            raise UserError(f"The file {path} is damaged; prepare the dataset again.") from error
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> bytes:
+        try:
+            return self._records[index]
+        except RuntimeError as error:
+            raise ValueError("the checksum does not match") from error
 
 
 # By the name of tfds's file format.
 FORMATS: dict[str, Callable[[str], RecordFile]] = {
     "tfrecord": _TFRecordFile,
-    "array_record": _open_array_record,
+    "array_record": _ArrayRecordFile,
 }
 
 

@@ -13,7 +13,7 @@ from jaxcnn.errors import UserError
 
 # Prefixes of the paths of images in files: folder:/path, csv:/path.
 FILE_KINDS = ("folder", "csv")
-_NOTATION = [f"{kind}:/path" for kind in FILE_KINDS]
+NOTATION = [f"{kind}:/path" for kind in FILE_KINDS]
 
 
 class Source(Protocol):
@@ -68,19 +68,33 @@ def open_source(name: str, split: str | None, data_dir: str | None = None) -> So
         UserError: for an unknown dataset, an unknown or empty split, a dataset that must be
             prepared by hand, and if preparing fails.
     """
+    files = files_of(name)
+    if files is not None:
+        from jaxcnn.data.files import open_files
+
+        return open_files(*files, split)
+    from jaxcnn.data.prepared import open_prepared
+
+    return open_prepared(name, split, data_dir, others=NOTATION)
+
+
+def files_of(name: str) -> tuple[str, str] | None:
+    """The kind and the path of a dataset of images in files; None: it is one of tfds.
+
+    Raises:
+        UserError: for a path without a kind.
+
+    Example:
+        >>> files_of("folder:/data/flowers"), files_of("oxford_flowers102:2.1.1")
+        (('folder', '/data/flowers'), None)
+    """
     kind, colon, path = name.partition(":")
     if name.startswith(("/", "~", ".")) or (colon and kind not in FILE_KINDS and "/" in path):
         raise UserError(
-            f"config.dataset={name!r} is not valid; write {' or '.join(_NOTATION)} for images in "
+            f"config.dataset={name!r} is not valid; write {' or '.join(NOTATION)} for images in "
             f"files, or the name of a tfds dataset."
         )
-    if colon and kind in FILE_KINDS:
-        from jaxcnn.data.files import open_files
-
-        return open_files(kind, path, split)
-    from jaxcnn.data.prepared import open_prepared
-
-    return open_prepared(name, split, data_dir, others=_NOTATION)
+    return (kind, path) if colon and kind in FILE_KINDS else None
 
 
 class Relabeled:
