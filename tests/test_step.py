@@ -1,6 +1,7 @@
 """The step: what it computes, and that replicas agree."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jaxcnn import models
 from jaxcnn.errors import UserError
 from jaxcnn.models import layers
 from jaxcnn.models.classifier import Classifier
+from jaxcnn.training import devices
 from jaxcnn.training.losses import cross_entropy, in_top_k
 from jaxcnn.training.optimizer import sgd
 from jaxcnn.training.step import (
@@ -168,6 +170,35 @@ def test_replica_normalizes_with_its_own_batch_unless_synchronized():
     data["image"] *= np.arange(1, 17, dtype=np.float32)[:, None, None, None]  # unequal replicas
     (four, _), (one, _) = train(TinyNet(), data, devices=4), train(TinyNet(), data)
     assert np.abs(four.params["conv"]["kernel"] - one.params["conv"]["kernel"]).max() > 1e-3
+
+
+class ManyArrays(Classifier):
+    """Of more arrays than XLA combines in one all-reduce."""
+
+    num_classes: int = 10
+
+    @nn.compact
+    def forward(self, x, train=False):
+        x = layers.BatchNorm(name="bn")(x, train).mean((1, 2))
+        weights = [self.param(str(n), nn.initializers.ones, (1,)) for n in range(300)]
+        return layers.Linear(self.num_classes, name="fc")(x) * jnp.concatenate(weights).sum()
+
+
+def test_replicas_meet_in_one_all_reduce():
+    optimizer = sgd(0.05, momentum=0.9)
+    state = init_state(ManyArrays(), optimizer, (1, 8, 8, 1))
+    averaged = [*jax.tree.leaves(state.variables), *["loss", "top1", "top5"]]
+    assert len(averaged) > 256
+    step = devices.pmap(make_train_step(ManyArrays(), optimizer))
+    data = devices.split(batch(16, size=8))
+    program = step.lower(devices.replicate(state), data).compile().as_text()
+    ((elements,),) = [
+        re.findall(r"f32\[(\d+)\]", result)
+        for result in re.findall(r"= (.*) all-reduce(?:-start)?\(", program)
+    ]
+    assert int(elements) == sum(np.size(leaf) for leaf in averaged)
+    for other in ("all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
+        assert other not in program
 
 
 def test_accumulated_parts_without_batch_norm_equal_the_whole_batch():
