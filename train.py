@@ -38,6 +38,11 @@ flags.DEFINE_boolean(
     "Keep compiled programs in the cache folder (~/.cache/jaxcnn), where later runs find them.",
 )
 flags.DEFINE_string(
+    "profile_steps",
+    None,
+    "FIRST:LAST, steps of which JAX's profiler writes a trace into the workdir.",
+)
+flags.DEFINE_string(
     "coordinator_address",
     None,
     "host:port of process 0, where several processes train together. "
@@ -55,6 +60,7 @@ def main(argv: Sequence[str]) -> int:
         workdir=FLAGS.workdir,
         data_dir=FLAGS.data_dir,
         compilation_cache=FLAGS.compilation_cache,
+        profile_steps=FLAGS.profile_steps,
         coordinator_address=FLAGS.coordinator_address,
         num_processes=FLAGS.num_processes,
         process_id=FLAGS.process_id,

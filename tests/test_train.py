@@ -559,6 +559,7 @@ WRONG = {
     "a value of the wrong type": ([DIGITS, "--config.batch_size=many"], "batch_size=many"),
     "an unknown flag": ([DIGITS, "--workdri=x"], "Unknown command line flag 'workdri'"),
     "an unexpected argument": ([DIGITS, "digits"], "unexpected argument 'digits'"),
+    "no steps to profile": ([DIGITS, "--profile_steps=20:10"], "use for example 10:20"),
     "an indivisible batch": ([DIGITS, "--config.batch_size=63"], "multiple of 2, for example 62"),
     "a batch larger than the data": ([DIGITS, "--config.batch_size=2000"], "1438 training"),
     "imagenet unprepared": (["--config=configs/resnet18.py"], "':digits' after the config"),
@@ -691,10 +692,12 @@ def test_diverged_evaluation_stops_the_run(train, tmp_path):
 def test_command_line_can_choose_another_model(train, tmp_path):
     flags = ("--config=configs/resnet18.py:digits", "--config.train_split=train[:64]")
     flags += ("--config.model=lenet5", "--config.num_epochs=1", "--nocompilation_cache")
+    flags += ("--profile_steps=1:1",)
     environ = {"JAXCNN_CACHE": str(tmp_path / "cache")}
     result = train(*flags, f"--workdir={tmp_path / 'run'}", environ=environ)
     assert result.returncode == 0, result.stderr
     assert not list(tmp_path.glob("cache/compiled/*/*-cache"))
+    assert len(list(tmp_path.glob("run/profile/plugins/profile/*/*.xplane.pb"))) == 1
     assert result.stdout.startswith("lenet5 on digits")
     assert "61,706 parameters" in result.stdout.splitlines()
 

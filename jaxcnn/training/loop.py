@@ -23,6 +23,7 @@ from jaxcnn.training.evaluation import Examples, SavedEvaluation, evaluate, save
 from jaxcnn.training.monitoring import first_filters, first_inputs
 from jaxcnn.training.optimizer import carry_over, with_rate_factor
 from jaxcnn.training.parameters import Freeze, count
+from jaxcnn.training.profiling import Profile
 from jaxcnn.training.reporting import EMA_EVALUATION, Reporter, evaluations_in
 from jaxcnn.training.signals import Stopped, StopSignals
 from jaxcnn.training.step import (
@@ -46,13 +47,16 @@ MISTAKES = 32  # images of the worst ones that are kept
 ASK_EVERY = 10  # steps between asking the other processes whether they were told to stop
 
 
-def train_and_evaluate(experiment: Experiment, workdir: Path) -> None:
+def train_and_evaluate(
+    experiment: Experiment, workdir: Path, *, profile: Profile | None = None
+) -> None:
     """Train a network, or resume the run if the workdir already contains it.
 
     Args:
         experiment: from :func:`jaxcnn.training.build.build`.
         workdir: where ``config.json``, ``metrics.jsonl``, TensorBoard events, ``checkpoints/``
             and in the end ``weights.safetensors`` are written.
+        profile: traces some of the steps; None: none.
 
     Raises:
         UserError: if the workdir or the weights cannot be used, too many images are bad, the loss
@@ -74,6 +78,8 @@ def train_and_evaluate(experiment: Experiment, workdir: Path) -> None:
         evaluations = _evaluations_until(start_step, workdir)
         reporter = Reporter(workdir, plan, experiment.schedule, start_step)
         stack.callback(reporter.close)
+        if profile is not None:
+            stack.callback(profile.close)
         _announce_start(experiment, state, freeze, reinitialized, reporter)
 
         normalize = _normalizer(experiment, workdir, start_step, reporter)
@@ -119,7 +125,11 @@ def train_and_evaluate(experiment: Experiment, workdir: Path) -> None:
             if step == 1:
                 reporter.write_image(0, "filters", first_filters, experiment.model, state)
                 reporter.write_image(0, "inputs", first_inputs, experiment, normalize, batch)
+            if profile is not None:
+                profile.before(step)
             state, metrics = train_step(state, batch)
+            if profile is not None and profile.after(step, metrics):
+                reporter.say(f"The trace of the steps until {step} is in {profile.folder}.")
             reporter.step(metrics)
             if plan.logs(step):
                 values = reporter.training(step)

@@ -83,6 +83,7 @@ def main(
     workdir: str | None,
     data_dir: str | None,
     compilation_cache: bool,
+    profile_steps: str | None,
     coordinator_address: str | None,
     num_processes: int | None,
     process_id: int | None,
@@ -96,6 +97,7 @@ def main(
         workdir: the flag; None: a new folder.
         data_dir: the flag.
         compilation_cache: the flag.
+        profile_steps: the flag.
         coordinator_address: the flag.
         num_processes: the flag.
         process_id: the flag.
@@ -136,8 +138,12 @@ def main(
         # Only now what reads data: a mistake above is answered sooner.
         from jaxcnn.training.build import build
         from jaxcnn.training.loop import train_and_evaluate
+        from jaxcnn.training.profiling import Profile, parse_steps
 
-        train_and_evaluate(build(settings, data_dir), folder)
+        profile = None
+        if profile_steps is not None:
+            profile = Profile(*parse_steps(profile_steps), folder / "profile")
+        train_and_evaluate(build(settings, data_dir), folder, profile=profile)
         if distributed.is_main_process():
             _draw(draw, folder)
     except UserError as error:
