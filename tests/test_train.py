@@ -698,7 +698,7 @@ def test_command_line_can_choose_another_model(train, tmp_path):
     assert result.returncode == 0, result.stderr
     assert not list(tmp_path.glob("cache/compiled/*/*-cache"))
     assert len(list(tmp_path.glob("run/profile/plugins/profile/*/*.xplane.pb"))) == 1
-    assert result.stdout.startswith("lenet5 on digits")
+    assert "\nlenet5 on digits: " in f"\n{result.stdout}"
     assert "61,706 parameters" in result.stdout.splitlines()
 
 
