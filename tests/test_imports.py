@@ -103,7 +103,8 @@ def imported(root, *patterns):
             else:
                 continue
             names |= {module.partition(".")[0]: path.name for module in modules}
-    ours = {"jaxcnn", "configs", *(path.stem for path in root.glob("tests/**/*.py"))}
+    local = (*root.glob("tests/**/*.py"), *root.glob("benchmarks/*.py"))
+    ours = {"jaxcnn", "configs", *(path.stem for path in local)}
     return {n: p for n, p in names.items() if n not in sys.stdlib_module_names and n not in ours}
 
 

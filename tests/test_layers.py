@@ -111,6 +111,53 @@ def test_pooling_equals_torchs(window, ceil_mode, count_include_pad):
     )
 
 
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "ceil_mode"),
+    [
+        (3, 2, 1, False),
+        (2, 2, 0, False),
+        (3, 2, 0, True),
+        (3, 1, 1, False),
+        ((2, 3), (3, 1), 1, True),
+    ],
+)
+def test_gradient_of_max_pooling_goes_to_the_first_maximum_as_torchs(
+    kernel, stride, padding, ceil_mode
+):
+    # Few values, so that many are equal, as after a ReLU.
+    x = jnp.asarray(np.random.default_rng(0).integers(0, 3, (2, 11, 12, 3)).astype(np.float64))
+    y, vjp = jax.vjp(lambda x: layers.max_pool(x, kernel, stride, padding, ceil_mode=ceil_mode), x)
+    signal = array(1, *y.shape)
+    images = nchw(np.array(x)).requires_grad_()
+    theirs = F.max_pool2d(images, kernel, stride, padding, ceil_mode=ceil_mode)
+    (expected,) = torch.autograd.grad(theirs, images, nchw(signal))
+    close(vjp(jnp.asarray(signal))[0], expected)
+
+
+def test_max_pooling_has_all_derivatives():
+    x = jnp.asarray(array(0, 1, 6, 6, 2))
+
+    def f(x):
+        return jnp.sum(layers.max_pool(x, 3, 2, 1) ** 3)
+
+    tangent = jnp.asarray(array(1, 1, 6, 6, 2))
+    _, forward = jax.jvp(f, (x,), (tangent,))
+    assert float(forward) == pytest.approx(float(jnp.vdot(jax.grad(f)(x), tangent)), rel=1e-12)
+    _, forward = jax.jvp(jax.grad(f), (x,), (tangent,))
+    reverse = jax.grad(lambda x: jnp.vdot(jax.grad(f)(x), tangent))(x)
+    np.testing.assert_allclose(np.asarray(forward), np.asarray(reverse), rtol=0, atol=1e-12)
+
+
+def test_gradient_of_max_pooling_is_xlas_own_but_on_a_cpu():
+    def gradient(x):
+        return jax.grad(lambda x: layers.max_pool(x, 3, 2, 1).sum())(x)
+
+    trace = jax.jit(gradient).trace(jnp.zeros((1, 8, 8, 2)))
+    for platform, count in (("cpu", 0), ("cuda", 1)):
+        program = trace.lower(lowering_platforms=(platform,)).as_text()
+        assert program.count("select_and_scatter") == count
+
+
 @pytest.mark.parametrize(("size", "kernel", "stride"), [((2, 2), 3, 2), ((1, 5), 2, 2)])
 def test_with_ceil_mode_a_window_may_be_larger_than_the_map(size, kernel, stride):
     x = array(0, 2, *size, 3)

@@ -83,9 +83,27 @@ def test_norms_and_their_gradients_equal_torchs(name, train):
     assert_same(ours.clone(param_dtype=jnp.float64), theirs, array(4, 5, 3, 6), train=train)
 
 
+def test_batch_norm_of_many_pixels_equals_torchs():
+    """On a CPU its sums are products of matrices; elsewhere it is lowered as it is written."""
+    x = array(2, 12, 14, 3)
+    assert_same(layers.BatchNorm(param_dtype=jnp.float64), torch.nn.BatchNorm2d(3), x)
+
+    def gradient(x):
+        norm = layers.BatchNorm()
+        variables = norm.init(jax.random.key(0), x)
+        return jax.grad(lambda x: norm.apply(variables, x, True, mutable=["batch_stats"])[0].sum())(
+            x
+        )
+
+    trace = jax.jit(gradient).trace(x)
+    for platform, products in (("cpu", True), ("cuda", False)):
+        program = trace.lower(lowering_platforms=(platform,)).as_text()
+        assert ("dot_general" in program) == products
+
+
 @pytest.mark.parametrize("norm", sorted(layers.NORMS))
 def test_a_large_mean_costs_no_precision_in_float32(norm):
-    x = (array(4, 8, 8, 6) + 1e4).astype(np.float32)
+    x = (array(4, 64, 64, 6) + 1e4).astype(np.float32)
     layer = layers.NORMS[norm]()
     y, _ = layer.init_with_output(jax.random.key(0), x)
     y, _ = layer.apply(layer.init(jax.random.key(0), x), x, train=True, mutable=["batch_stats"])

@@ -49,7 +49,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--markdown", action="store_true", help="print a Markdown table")
     output.add_argument("--json", action="store_true", help="print a JSON list")
-    parser.set_defaults(run=run)
+    # Seconds of compilation are a result.
+    parser.set_defaults(run=run, no_compilation_cache=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -67,7 +68,6 @@ def run(arguments: argparse.Namespace) -> int:
         value = getattr(arguments, option)
         if value is not None and value < 1:
             raise UserError(f"--{option}={value} must be at least 1.")
-    jax.config.update("jax_enable_compilation_cache", False)  # its seconds are a result
     device = jax.devices()[0]
     batch_size = arguments.batch_size or (8 if device.platform == "cpu" else 128)
     multiply_adds = [  # before the first of them takes its time

@@ -57,7 +57,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--workdir", type=Path, metavar="RUN", help="the folder of a run of train.py"
     )
-    parser.set_defaults(run=run)
+    # What is compiled here is checked, too.
+    parser.set_defaults(run=run, no_compilation_cache=True)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,7 +1,8 @@
 """Pooling with torch's windows."""
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,10 @@ from jax import lax
 from jaxcnn.models.arithmetic import Size, conv_output_size, pair, pool_output_size
 from jaxcnn.models.layers.module import Module, check_window
 
+Pair = tuple[int, int]
 
-def _pads(
-    x: jax.Array, window: tuple[int, int], strides: tuple[int, int], padding: Size, ceil_mode: bool
-) -> list[tuple[int, int]]:
+
+def _pads(x: jax.Array, window: Pair, strides: Pair, padding: Size, ceil_mode: bool) -> list[Pair]:
     """Pixels of padding before and after height and width.
 
     Raises:
@@ -30,19 +31,15 @@ def _pads(
     return pads
 
 
-def _pool(
+def _reduce_windows(
     x: jax.Array,
     init: float,
     operation: Callable[..., jax.Array],
-    kernel_size: Size,
-    stride: Size | None,
-    padding: Size,
-    ceil_mode: bool,
+    window: Pair,
+    strides: Pair,
+    pads: Sequence[Pair],
 ) -> jax.Array:
     """Reduce windows of height and width."""
-    window = pair(kernel_size)
-    strides = window if stride is None else pair(stride)
-    pads = _pads(x, window, strides, padding, ceil_mode)
     return lax.reduce_window(
         x,
         np.asarray(init, x.dtype),  # concrete: XLA differentiates known reductions only
@@ -62,7 +59,72 @@ def max_pool(
     ceil_mode: bool = False,
 ) -> jax.Array:
     """``torch.nn.functional.max_pool2d`` of ``[N, H, W, C]``; ``stride=None``: the kernel size."""
-    return _pool(x, -jnp.inf, lax.max, kernel_size, stride, padding, ceil_mode)
+    window = pair(kernel_size)
+    strides = window if stride is None else pair(stride)
+    pads = _pads(x, window, strides, padding, ceil_mode)
+    return _max_pool(x, window, strides, tuple(pads))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
+def _max_pool(x: jax.Array, window: Pair, strides: Pair, pads: tuple[Pair, Pair]) -> jax.Array:
+    return _reduce_windows(x, -jnp.inf, lax.max, window, strides, pads)
+
+
+@_max_pool.defjvp
+def _max_pool_jvp(
+    window: Pair,
+    strides: Pair,
+    pads: tuple[Pair, Pair],
+    primals: tuple[jax.Array],
+    tangents: tuple[jax.Array],
+) -> tuple[jax.Array, jax.Array]:
+    """On a CPU, XLA computes the gradient 10 to 30 times slower (benchmarks/layers.py)."""
+
+    def by_places(x: jax.Array, tangent: jax.Array) -> jax.Array:
+        chosen = _first_maxima(_window_places(x, window, strides, pads, -jnp.inf))
+        places = _window_places(tangent, window, strides, pads, 0)
+        return sum(jnp.where(chosen == n, place, 0) for n, place in enumerate(places))
+
+    def by_xla(x: jax.Array, tangent: jax.Array) -> jax.Array:
+        pool = functools.partial(
+            _reduce_windows,
+            init=-jnp.inf,
+            operation=lax.max,
+            window=window,
+            strides=strides,
+            pads=pads,
+        )
+        return jax.jvp(pool, (x,), (tangent,))[1]
+
+    ((x,), (tangent,)) = primals, tangents
+    y = _max_pool(x, window, strides, pads)
+    return y, lax.platform_dependent(x, tangent, cpu=by_places, default=by_xla)
+
+
+def _window_places(
+    x: jax.Array, window: Pair, strides: Pair, pads: Sequence[Pair], fill: float
+) -> Iterator[jax.Array]:
+    """What each place of the windows, row by row, has of ``[N, H, W, C]``: ``[N, H', W', C]``."""
+    height, width = (
+        conv_output_size(size + sum(pad), k, s)
+        for size, pad, k, s in zip(x.shape[1:3], pads, window, strides, strict=True)
+    )
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=fill)
+    for top in range(window[0]):
+        for left in range(window[1]):  # rows and columns at once: XLA makes one loop of it
+            bottom, right = top + (height - 1) * strides[0], left + (width - 1) * strides[1]
+            yield x[:, top : bottom + 1 : strides[0], left : right + 1 : strides[1]]
+
+
+def _first_maxima(places: Iterable[jax.Array]) -> jax.Array:
+    """The number of the first place that has the maximum, or of the last with NaN, int32."""
+    (highest, *others) = places
+    chosen = jnp.zeros(highest.shape, jnp.int32)
+    for number, place in enumerate(others, 1):
+        higher = (place > highest) | jnp.isnan(place)
+        highest = jnp.where(higher, place, highest)
+        chosen = jnp.where(higher, number, chosen)
+    return chosen
 
 
 def max_pool_switches(
@@ -88,9 +150,9 @@ def max_pool_switches(
 
 def window_switches(
     x: jax.Array,
-    window: tuple[int, int],
-    strides: tuple[int, int],
-    pads: Sequence[tuple[int, int]],
+    window: Pair,
+    strides: Pair,
+    pads: Sequence[Pair],
 ) -> jax.Array:
     """:func:`max_pool_switches` for windows with any padding.
 
@@ -100,23 +162,13 @@ def window_switches(
         strides: down and to the right.
         pads: pixels of padding before and after height and width.
     """
-    width, (rows, columns) = x.shape[2], (before for before, _ in pads)
-    out_height, out_width = (
-        conv_output_size(size + sum(pad), k, s)
-        for size, pad, k, s in zip(x.shape[1:3], pads, window, strides, strict=True)
-    )
-    padded = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
-    taps = [
-        padded[:, top : top + (out_height - 1) * strides[0] + 1 : strides[0]][
-            :, :, left : left + (out_width - 1) * strides[1] + 1 : strides[1]
-        ]
-        for top in range(window[0])
-        for left in range(window[1])
-    ]
-    down, right = jnp.divmod(jnp.argmax(jnp.stack(taps), axis=0), window[1])
-    top = jnp.arange(out_height)[:, None, None] * strides[0] - rows
-    left = jnp.arange(out_width)[:, None] * strides[1] - columns
-    return ((top + down) * width + left + right).astype(jnp.int32)
+    chosen = _first_maxima(_window_places(x, window, strides, pads, -jnp.inf))
+    down, right = jnp.divmod(chosen, window[1])
+    height, width = chosen.shape[1:3]
+    (rows, _), (columns, _) = pads
+    top = jnp.arange(height)[:, None, None] * strides[0] - rows
+    left = jnp.arange(width)[:, None] * strides[1] - columns
+    return ((top + down) * x.shape[2] + left + right).astype(jnp.int32)
 
 
 def max_unpool(x: jax.Array, switches: jax.Array, output_size: tuple[int, int]) -> jax.Array:
@@ -180,7 +232,14 @@ def avg_pool(
     The mean includes the zeros of ``padding`` unless ``count_include_pad`` is False; it never
     includes what ``ceil_mode`` adds.
     """
-    total = _pool(x, 0.0, lax.add, kernel_size, stride, padding, ceil_mode)
+    window = pair(kernel_size)
+    strides = window if stride is None else pair(stride)
+
+    def total_of(x: jax.Array, padding: Size) -> jax.Array:
+        pads = _pads(x, window, strides, padding, ceil_mode)
+        return _reduce_windows(x, 0.0, lax.add, window, strides, pads)
+
+    total = total_of(x, padding)
     height, width = pair(padding)
     ones = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
     if count_include_pad:
@@ -189,7 +248,7 @@ def avg_pool(
         pads_left = (0, 0)
     else:
         pads_left = (height, width)
-    count = _pool(ones, 0.0, lax.add, kernel_size, stride, pads_left, ceil_mode)
+    count = total_of(ones, pads_left)
     return total / count[:, : total.shape[1], : total.shape[2]]
 
 
