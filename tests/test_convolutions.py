@@ -150,6 +150,42 @@ def test_grouped_convolution_in_bfloat16_rounds_once(few_rows, monkeypatch):
     np.testing.assert_allclose(y.astype(np.float64), exact, rtol=2**-8, atol=1e-5)
 
 
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (5, 2)])
+def test_depthwise_convolution_of_many_pixels_equals_torchs(kernel, stride):
+    """On a CPU the gradient of its kernel sums over parts of the batch, then over pixels."""
+    ours = layers.Conv(6, kernel, stride, padding=1, groups=6, **float64)
+    theirs = torch.nn.Conv2d(6, 6, kernel, stride, padding=1, groups=6)
+    x = array(4, 16, 18, 6)
+    assert_same(ours, theirs, x)
+    params = ours.init(jax.random.key(0), jnp.asarray(x))["params"]
+
+    def gradient(params):
+        return jax.grad(lambda params: ours.apply({"params": params}, x).sum())(params)
+
+    program = lowered(gradient, params, platform="cpu")
+    assert "dot_general" in program and "stablehlo.convolution" not in program
+    program = lowered(gradient, params, platform="cuda")
+    assert "dot_general" not in program and "stablehlo.convolution" in program
+
+
+def test_depthwise_convolution_has_all_derivatives():
+    kernel = jnp.asarray(array(3, 3, 1, 6))
+    arguments = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 6}
+
+    def f(x, kernel):
+        return jnp.sum(jnp.sin(convolve.convolve(x, kernel, **arguments)))
+
+    x, tangents = jnp.asarray(array(4, 8, 8, 6)), (jnp.ones((4, 8, 8, 6)), 2 * kernel)
+    _, forward = jax.jvp(f, (x, kernel), tangents)
+    gradients = jax.grad(f, argnums=(0, 1))(x, kernel)
+    reverse = sum(jnp.vdot(g, t) for g, t in zip(gradients, tangents, strict=True))
+    assert float(forward) == pytest.approx(float(reverse), rel=1e-12)
+    _, second = jax.jvp(jax.grad(f, argnums=1), (x, kernel), tangents)
+    with convolve.plain_convolutions():
+        _, expected = jax.jvp(jax.grad(f, argnums=1), (x, kernel), tangents)
+    np.testing.assert_allclose(np.asarray(second), np.asarray(expected), rtol=0, atol=1e-11)
+
+
 def test_weights_that_are_not_finite_stay_within_their_group():
     kernel = jnp.asarray(array(3, 3, 8, 16)).at[0, 0, 0, 0].set(jnp.nan)
     arguments = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 2}

@@ -16,9 +16,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcnn.models.arithmetic import conv_output_size
+from jaxcnn.models.layers.row_sums import block_size, repeat_rows
 
 # Output pixels per image up to which a convolution on a CPU is one matrix product of patches.
 SMALL_MAP = 4
+# Places of a depthwise kernel up to which XLA makes one good loop of all of them.
+SMALL_KERNEL = 9
+# Parts of a batch whose contributions to a depthwise kernel's gradient are summed in one loop.
+IMAGES_TOGETHER = 8
 # Output pixels per batch up to which a grouped convolution on a CPU is a sum of matrix products.
 FEW_ROWS = 1024
 # Channels that a block of groups has at least: fewer are slower (in float64 up to a hundred times,
@@ -90,7 +95,7 @@ def cpu_rule(
             return functools.partial(_product, **arguments)
         return None
     if groups == x.shape[-1] == kernel.shape[-1]:
-        return functools.partial(_depthwise, **arguments)
+        return lambda x, kernel: _depthwise(x, kernel, stride, padding, dilation)
     few = len(x) * height * width <= FEW_ROWS
     return functools.partial(_grouped_products if few else _blocks, **arguments, groups=groups)
 
@@ -135,15 +140,20 @@ def _places(
     height, width = _output_size(x, kernel, stride=stride, padding=padding, dilation=dilation)
     around = [(0, 0)] * (x.ndim - 3) + [(p, p) for p in padding] + [(0, 0)]
     x = jnp.pad(x, around)
-    rows = [
-        x[..., top : top + (height - 1) * stride[0] + 1 : stride[0], :, :]
-        for top in range(0, kernel.shape[0] * dilation[0], dilation[0])
-    ]
+    tops = range(0, kernel.shape[0] * dilation[0], dilation[0])
+    lefts = range(0, kernel.shape[1] * dilation[1], dilation[1])
+
+    down, across = (height - 1) * stride[0] + 1, (width - 1) * stride[1] + 1
     if barrier:
-        rows = lax.optimization_barrier(rows)
-    for row in rows:
-        for left in range(0, kernel.shape[1] * dilation[1], dilation[1]):
-            yield row[..., left : left + (width - 1) * stride[1] + 1 : stride[1], :]
+        rows = [x[..., top : top + down : stride[0], :, :] for top in tops]
+        for row in lax.optimization_barrier(rows):
+            for left in lefts:
+                yield row[..., left : left + across : stride[1], :]
+    else:
+        for top in tops:
+            for left in lefts:
+                rows = slice(top, top + down, stride[0])
+                yield x[..., rows, left : left + across : stride[1], :]
 
 
 def _product(
@@ -155,16 +165,67 @@ def _product(
     return patches @ kernel.reshape(-1, kernel.shape[-1])
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
 def _depthwise(
-    x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Pair, dilation: Pair
+    x: jax.Array, kernel: jax.Array, stride: Pair, padding: Pair, dilation: Pair
 ) -> jax.Array:
     """Convolve each channel with its own kernel ``[kh, kw, 1, C]``."""
     wide = jnp.promote_types(x.dtype, jnp.float32)  # XLA accumulates in it, too
-    # Without the barrier XLA makes one loop of it all, which takes minutes to compile.
-    places = _places(x, kernel, stride=stride, padding=padding, dilation=dilation, barrier=True)
+    # Without the barrier XLA makes one loop of it all; for a large kernel it is slow, and takes
+    # minutes to compile.
+    barrier = math.prod(kernel.shape[:2]) > SMALL_KERNEL
+    places = _places(x, kernel, stride=stride, padding=padding, dilation=dilation, barrier=barrier)
     weights = kernel.reshape(-1, kernel.shape[-1]).astype(wide)
     products = (place.astype(wide) * w for place, w in zip(places, weights, strict=True))
     return sum(products).astype(x.dtype)
+
+
+@_depthwise.defjvp
+def _depthwise_jvp(
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    primals: tuple[jax.Array, jax.Array],
+    tangents: tuple[jax.Array, jax.Array],
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = primals
+    x_tangent, kernel_tangent = tangents
+    window = (stride, padding, dilation)
+    tangent = _depthwise(x_tangent, kernel, *window) + _depthwise_by_images(
+        x, kernel_tangent, *window
+    )
+    return _depthwise(x, kernel, *window), tangent
+
+
+def _depthwise_by_images(
+    x: jax.Array, kernel: jax.Array, stride: Pair, padding: Pair, dilation: Pair
+) -> jax.Array:
+    """The same as :func:`_depthwise`, with a gradient of the kernel that is computed fast.
+
+    XLA first sums over the parts of the batch, in one loop, then over the pixels, by products.
+    """
+    arguments = {"stride": stride, "padding": padding, "dilation": dilation}
+    height, width = _output_size(x, kernel, **arguments)
+    for count in range(min(len(x), IMAGES_TOGETHER), 0, -1):
+        block = block_size(len(x) // count * height * width)
+        if len(x) % count == 0 and block is not None:
+            break
+    else:
+        return _depthwise(x, kernel, stride, padding, dilation)
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    shape = (len(x) // count, height, width, x.shape[-1])
+    weights = [
+        repeat_rows(w, shape, block) for w in kernel.reshape(-1, kernel.shape[-1]).astype(wide)
+    ]
+    parts = lax.split(x, [len(x) // count] * count)
+    results = [
+        sum(
+            place.astype(wide) * w
+            for place, w in zip(_places(part, kernel, **arguments), weights, strict=True)
+        )
+        for part in parts
+    ]
+    return jnp.concatenate(results).astype(x.dtype)
 
 
 def _grouped_products(

@@ -17,12 +17,7 @@ from jax.typing import DTypeLike
 
 from jaxcnn.errors import UserError, suggest
 from jaxcnn.models.layers.module import LayerFactory, Module
-
-# Rows (pixels of a batch) from which batch statistics on a CPU are products of matrices, which XLA
-# computes on all cores: forward and backward three to nine times faster (benchmarks/layers.py).
-MANY_ROWS = 256
-# Of one product: more are slower, and sum more numbers in turn, which costs precision.
-BLOCK_ROWS = (32, 256)
+from jaxcnn.models.layers.row_sums import block_size, repeat_rows, sum_rows
 
 
 class BatchNorm(Module):
@@ -103,34 +98,21 @@ class BatchNorm(Module):
 
             The gradient of such a sum is a product as well, and the other way around.
             """
-
-            def mean_of(x: jax.Array) -> jax.Array:
-                blocks = x.reshape(-1, rows, x.shape[-1])
-                sums = jnp.ones((len(blocks), 1, rows), x.dtype) @ blocks
-                return sums.sum((0, 1)) / math.prod(x.shape[:-1])
+            count = math.prod(x.shape[:-1])
 
             def everywhere(values: jax.Array) -> jax.Array:
-                count = x.size // values.size // rows
-                copies = jnp.broadcast_to(values.astype(x.dtype), (count, 1, values.size))
-                return (jnp.ones((count, rows, 1), x.dtype) @ copies).reshape(x.shape)
+                return repeat_rows(values.astype(x.dtype), x.shape, block)
 
-            mean = mean_of(x)
+            mean = sum_rows(x, block) / count
             centered = x - everywhere(mean)
-            var = mean_of(jnp.square(centered))
+            var = sum_rows(jnp.square(centered), block) / count
             factor = lax.rsqrt(var + self.eps) * scale
             return centered * everywhere(factor) + everywhere(bias), mean, var
 
-        rows = _rows_per_block(math.prod(x.shape[:-1]))
-        if rows is None or self.axis_name is not None:
+        block = block_size(math.prod(x.shape[:-1]))
+        if block is None or self.axis_name is not None:
             return by_sums(x, scale, bias)
         return lax.platform_dependent(x, scale, bias, cpu=by_products, default=by_sums)
-
-
-def _rows_per_block(rows: int) -> int | None:
-    """The rows of one product, of which there is a whole number; None: there is no good one."""
-    fewest, most = BLOCK_ROWS
-    divisors = (size for size in range(most, fewest - 1, -1) if rows % size == 0)
-    return None if rows < MANY_ROWS else next(divisors, None)
 
 
 def is_batch_norm(module: nn.Module) -> bool:
