@@ -3,7 +3,7 @@
 from jaxcnn.platform import set_xla_flags, use_compilation_cache
 from jaxcnn.training import signals
 
-signals.exit_on_interrupt()  # before the heavy imports, in which Ctrl-C could be lost
+signals.exit_on_signals()  # before the heavy imports, in which Ctrl-C could be lost
 set_xla_flags()  # before JAX starts
 use_compilation_cache()
 

@@ -6,7 +6,6 @@ import pathlib
 import re
 import shutil
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -21,7 +20,7 @@ import torchvision
 from browser import open_page
 from photos import Photos, jpeg, photo
 from PIL import Image
-from processes import documented_commands, run_documented, start_train
+from processes import documented_commands, free_port, run_documented, start_train
 from tensorboardX.proto import event_pb2
 
 from jaxcnn import convert
@@ -315,12 +314,6 @@ def test_sigterm_saves_the_state_and_exits_with_143(train, data_dir, tmp_path):
     assert f"Resuming from step {stopped_at} of 80" in result.stdout
     assert train(*flags, f"--workdir={tmp_path / 'b'}").returncode == 0
     same_results(tmp_path / "b", tmp_path / "a")
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("localhost", 0))
-        return server.getsockname()[1]
 
 
 THREE_STEPS = (

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -44,7 +45,8 @@ from jaxcnn.training.workdir import (
 )
 
 MISTAKES = 32  # images of the worst ones that are kept
-ASK_EVERY = 10  # steps between asking the other processes whether they were told to stop
+# Steps, or batches of an evaluation, between asking whether another process was told to stop.
+ASK_EVERY = 10
 
 
 def train_and_evaluate(
@@ -61,7 +63,7 @@ def train_and_evaluate(
     Raises:
         UserError: if the workdir or the weights cannot be used, too many images are bad, the loss
             became NaN or infinite, or a checkpoint cannot be saved.
-        Stopped: after SIGTERM or SIGINT, with the state saved.
+        Stopped: after SIGTERM, SIGINT or SIGUSR1, with the state saved.
     """
     plan, inputs = experiment.plan, experiment.inputs
     _announce(experiment, workdir)
@@ -91,16 +93,36 @@ def train_and_evaluate(
         state = replicate(state)
         skipped = 0  # bad images of this epoch, over all hosts
 
+        def stop_if_requested(*, may_ask: bool, preempted: bool = False) -> None:
+            number = _stop_requested(signals, may_ask)
+            if preempted and number is None:
+                number = signal.SIGTERM
+            if number is not None:
+                checkpoints.save(state)
+                checkpoints.wait()
+                raise Stopped(number)
+
         def evaluate_now(step: int) -> None:
+            batches = itertools.count(1)
+
+            def progress(examples: int) -> None:  # resumed, the run makes up for the evaluation
+                stop_if_requested(may_ask=next(batches) % ASK_EVERY == 0)
+
             with reporter.paused():
                 last = step == plan.num_steps
                 evaluation = evaluate(
-                    eval_step, state.variables, inputs.evaluation, with_examples=last
+                    eval_step,
+                    state.variables,
+                    inputs.evaluation,
+                    with_examples=last,
+                    progress=progress,
                 )
                 _check_finite(evaluation.means["loss"], step, workdir)
                 of_average = None
                 if experiment.with_ema:
-                    of_average = evaluate(eval_step, state.ema, inputs.evaluation)
+                    of_average = evaluate(
+                        eval_step, state.ema, inputs.evaluation, progress=progress
+                    )
                 if evaluation.examples is not None:  # before metrics.jsonl says that it is done
                     _save_examples(evaluation.examples, experiment, step, workdir)
                 reporter.write_evaluation(step, evaluation.means)
@@ -109,13 +131,14 @@ def train_and_evaluate(
                 reporter.write_image(step, "filters", first_filters, experiment.model, state)
             evaluations[step] = evaluation.means
 
+        if not distributed.is_single_process():
+            signals.install()  # all stop together, or some would wait for the others
         # Stopped between a checkpoint and its evaluation; other processes may not see it yet.
         lacking = distributed.is_main_process() and plan.evaluates(start_step)
         if distributed.any_process(lacking and start_step not in evaluations):
             evaluate_now(start_step)
         _check_evaluations(experiment, start_step, evaluations, workdir)
         state = _with_plateau(experiment, state, evaluations, reporter)
-        signals.install()
         for step, batch in enumerate(reporter.timed_batches(batches), start_step + 1):
             if freeze is not None and step > plan.last_frozen_step:
                 freeze = None
@@ -131,6 +154,7 @@ def train_and_evaluate(
             if profile is not None and profile.after(step, metrics):
                 reporter.say(f"The trace of the steps until {step} is in {profile.folder}.")
             reporter.step(metrics)
+            signals.install()  # until the first step is compiled and done there is nothing to save
             if plan.logs(step):
                 values = reporter.training(step)
                 _check_finite(values["loss"], step, workdir)
@@ -146,13 +170,13 @@ def train_and_evaluate(
             if plan.evaluates(step):
                 evaluate_now(step)
                 state = _with_plateau(experiment, state, evaluations, reporter)
-            may_ask = plan.logs(step) or step % ASK_EVERY == 0
-            if step < plan.num_steps and (number := _stop_requested(signals, may_ask)):
-                checkpoints.save(state)
-                checkpoints.wait()
-                raise Stopped(number)
+            stop_if_requested(
+                may_ask=plan.logs(step) or step % ASK_EVERY == 0,
+                preempted=distributed.is_preempted(step),
+            )
         checkpoints.wait()
         _export(experiment, workdir, state)
+        stop_if_requested(may_ask=True)
     distributed.barrier("trained")
 
 
@@ -350,7 +374,7 @@ def _train_step(
 
 
 def _stop_requested(signals: StopSignals, may_ask: bool) -> int | None:
-    """The signal that any process received, agreed on by all.
+    """The signal that any process received, the same on all of them.
 
     Args:
         signals: of this process.
@@ -358,9 +382,9 @@ def _stop_requested(signals: StopSignals, may_ask: bool) -> int | None:
     """
     if distributed.is_single_process():
         return signals.received
-    if may_ask and distributed.any_process(signals.received is not None):
-        return signals.received or signal.SIGTERM
-    return None
+    if not may_ask:
+        return None
+    return distributed.max_over_processes(signals.received or 0) or None
 
 
 def _check_finite(loss: float, step: int, workdir: Path) -> None:

@@ -105,11 +105,12 @@ def main(
 
     Returns:
         0: trained; 2: the request was wrong, and a sentence on stderr says how to fix it; 128
-        plus the signal's number (143 for SIGTERM): told to stop, state saved.
+        plus the signal's number (143 for SIGTERM): told to stop, state saved. A signal during the
+        start or the end, where there is nothing to save, or a second one ends the process here.
     """
     from ml_collections import ConfigDict
 
-    from jaxcnn.training.signals import Stopped
+    from jaxcnn.training.signals import Stopped, exit_on_signals
 
     logging.set_verbosity(logging.ERROR)  # silence INFO logs of all libraries
     try:
@@ -133,6 +134,7 @@ def main(
         from jaxcnn.training import distributed
 
         distributed.initialize(coordinator_address, num_processes, process_id)
+        exit_on_signals()  # again: JAX's preemption service has taken SIGTERM for itself
         settings = _agreed(settings)
         folder = Path(workdir) if workdir else _new_workdir(settings)
         # Only now what reads data: a mistake above is answered sooner.
