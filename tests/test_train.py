@@ -67,6 +67,7 @@ def test_workdir_contains_what_the_docs_say(trained):
     assert names == {
         *("config.json", "classes.json", "metrics.jsonl", "tensorboard", "checkpoints"),
         *("evaluation.npz", "curves.png", "confusion.png", "mistakes.png", "weights.safetensors"),
+        "run.lock",
     }
     assert json.loads((trained / "classes.json").read_text()) == list("0123456789")
     config = json.loads((trained / "config.json").read_text())

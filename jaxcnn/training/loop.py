@@ -21,6 +21,7 @@ from jaxcnn.training.build import Experiment
 from jaxcnn.training.checkpoints import Checkpoints
 from jaxcnn.training.devices import pmap, replicate, unreplicate
 from jaxcnn.training.evaluation import Examples, SavedEvaluation, evaluate, save_evaluation
+from jaxcnn.training.lock import WorkdirLock
 from jaxcnn.training.monitoring import first_filters, first_inputs
 from jaxcnn.training.optimizer import carry_over, with_rate_factor
 from jaxcnn.training.parameters import Freeze, count
@@ -42,6 +43,7 @@ from jaxcnn.training.workdir import (
     claim_workdir,
     has_checkpoint,
     has_other_classes,
+    usable,
 )
 
 MISTAKES = 32  # images of the worst ones that are kept
@@ -61,15 +63,16 @@ def train_and_evaluate(
         profile: traces some of the steps; None: none.
 
     Raises:
-        UserError: if the workdir or the weights cannot be used, too many images are bad, the loss
-            became NaN or infinite, or a checkpoint cannot be saved.
+        UserError: if another run holds the workdir, it or the weights cannot be used, too many
+            images are bad, the loss became NaN or infinite, or a checkpoint cannot be saved.
         Stopped: after SIGTERM, SIGINT or SIGUSR1, with the state saved.
     """
     plan, inputs = experiment.plan, experiment.inputs
     _announce(experiment, workdir)
     state, reinitialized = _initial_state(experiment, resuming=has_checkpoint(workdir))
-    _claim(experiment, workdir)
     with contextlib.ExitStack() as stack:
+        _lock(workdir, stack)
+        _claim(experiment, workdir)
         signals = StopSignals()
         stack.callback(signals.restore)  # the last: what follows is closed without interruption
         checkpoints = stack.enter_context(
@@ -304,6 +307,17 @@ def _evaluations_until(step: int, workdir: Path) -> dict[int, dict[str, Any]]:
     """The evaluations of earlier processes, by step; read by every process."""
     found = evaluations_in(workdir / METRICS)
     return {number: found[number] for number in sorted(found) if number <= step}
+
+
+def _lock(workdir: Path, stack: contextlib.ExitStack) -> None:
+    """Keep other runs out of the workdir until the stack is closed, on the main process for all."""
+
+    def lock() -> None:
+        if distributed.is_main_process():
+            with usable(workdir):
+                stack.enter_context(WorkdirLock(workdir))
+
+    distributed.main_process_first("lock", lock)
 
 
 def _claim(experiment: Experiment, workdir: Path) -> None:
