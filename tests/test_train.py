@@ -673,13 +673,13 @@ def test_workdir_with_a_damaged_config_json_is_refused(train, tmp_path):
 
 def test_diverging_loss_stops_the_run(train, tmp_path):
     result = train(*QUICK, "--config.learning_rate=1e6", f"--workdir={tmp_path}")
-    check_refusal(result, "lower config.learning_rate")
+    check_refusal(result, "Lower config.learning_rate")
 
 
 @pytest.mark.slow
 def test_diverged_evaluation_stops_the_run(train, tmp_path):
     flags = ("--config.train_split=train[:64]", "--config.learning_rate=1e30")
-    check_refusal(train(*QUICK, *flags, f"--workdir={tmp_path}"), "lower config.learning_rate")
+    check_refusal(train(*QUICK, *flags, f"--workdir={tmp_path}"), "Lower config.learning_rate")
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import math
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,11 +17,13 @@ from jaxcnn.errors import UserError
 from jaxcnn.training import distributed
 from jaxcnn.training.augmentation import Normalize
 from jaxcnn.training.build import Experiment
+from jaxcnn.training.checkpoint_folder import saved_steps
 from jaxcnn.training.checkpoints import Checkpoints
 from jaxcnn.training.devices import pmap, replicate, unreplicate
 from jaxcnn.training.evaluation import Examples, SavedEvaluation, evaluate, save_evaluation
 from jaxcnn.training.lock import WorkdirLock
 from jaxcnn.training.monitoring import first_filters, first_inputs
+from jaxcnn.training.nonfinite import NONFINITE_REMEDY, NonfiniteSteps, describe
 from jaxcnn.training.optimizer import carry_over, with_rate_factor
 from jaxcnn.training.parameters import Freeze, count
 from jaxcnn.training.profiling import Profile
@@ -96,11 +97,23 @@ def train_and_evaluate(
         state = replicate(state)
         skipped = 0  # bad images of this epoch, over all hosts
 
+        nonfinite = NonfiniteSteps(experiment.max_nonfinite)
+
+        def diverged(step: int, problem: str) -> UserError:
+            checkpoints.wait()
+            rate = reporter.learning_rate(step)
+            return _diverged(problem, step, rate, workdir / CHECKPOINTS)
+
+        def check_finite(recent: Mapping[int, Any]) -> None:
+            if reason := nonfinite.reason_to_stop(recent):
+                raise diverged(*reason)
+
         def stop_if_requested(*, may_ask: bool, preempted: bool = False) -> None:
             number = _stop_requested(signals, may_ask)
             if preempted and number is None:
                 number = signal.SIGTERM
             if number is not None:
+                check_finite(reporter.recent())
                 checkpoints.save(state)
                 checkpoints.wait()
                 raise Stopped(number)
@@ -120,12 +133,15 @@ def train_and_evaluate(
                     with_examples=last,
                     progress=progress,
                 )
-                _check_finite(evaluation.means["loss"], step, workdir)
+                if problem := describe("loss of the evaluation", evaluation.means["loss"]):
+                    raise diverged(step, problem)
                 of_average = None
                 if experiment.with_ema:
                     of_average = evaluate(
                         eval_step, state.ema, inputs.evaluation, progress=progress
                     )
+                    if problem := describe("loss of the average", of_average.means["loss"]):
+                        raise diverged(step, problem)
                 if evaluation.examples is not None:  # before metrics.jsonl says that it is done
                     _save_examples(evaluation.examples, experiment, step, workdir)
                 reporter.write_evaluation(step, evaluation.means)
@@ -159,11 +175,12 @@ def train_and_evaluate(
             reporter.step(metrics)
             signals.install()  # until the first step is compiled and done there is nothing to save
             if plan.logs(step):
-                values = reporter.training(step)
-                _check_finite(values["loss"], step, workdir)
-                skipped += values["skipped"]
-                inputs.check_skipped(skipped)
-                reporter.write_training(step, values)
+                recent = reporter.recent()
+                check_finite(recent)
+                if (values := reporter.training(recent)) is not None:
+                    skipped += values["skipped"]
+                    inputs.check_skipped(skipped)
+                    reporter.write_training(step, values)
                 checkpoints.check()
             if plan.ends_epoch(step):
                 skipped = 0
@@ -401,9 +418,18 @@ def _stop_requested(signals: StopSignals, may_ask: bool) -> int | None:
     return distributed.max_over_processes(signals.received or 0) or None
 
 
-def _check_finite(loss: float, step: int, workdir: Path) -> None:
-    if not math.isfinite(loss):
-        raise UserError(
-            f"The loss became NaN or infinite by step {step}; lower config.learning_rate or raise "
-            f"config.warmup_epochs, and start again in another --workdir than {workdir}."
-        )
+def _diverged(problem: str, step: int, rate: float, directory: Path) -> UserError:
+    """The error that a run cannot go on from a step.
+
+    Args:
+        problem: the clause that says why.
+        step: the step.
+        rate: its learning rate.
+        directory: of the checkpoints.
+    """
+    good = [saved for saved in saved_steps(directory) if saved < step]
+    kept = f"the last good checkpoint is that of step {good[-1]}" if good else "nothing is saved"
+    return UserError(
+        f"{problem} in step {step}, at a learning rate of {rate:g}; {kept} in {directory}. "
+        f"{NONFINITE_REMEDY}"
+    )
