@@ -154,3 +154,11 @@ def test_line_whose_steps_were_all_skipped_comes_with_the_next(run, tmp_path):
     train_and_evaluate(run([3, 4, 6], **settings), tmp_path)
     counts = {line["step"]: line["skipped_steps"] for line in train_lines(tmp_path)}
     assert counts == {2: 0, 6: 3, 8: 0, 10: 0}
+
+
+def test_run_with_debug_nans_stops_at_once_and_names_the_layer(run, tmp_path):
+    settings = {"on_nonfinite": "skip", "num_epochs": 1}
+    with pytest.raises(
+        UserError, match=r"^Step 3: input \(the images, augmented and normalized\) "
+    ):
+        train_and_evaluate(run([3], **settings), tmp_path, debug_nans=True)

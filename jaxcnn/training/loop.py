@@ -19,6 +19,7 @@ from jaxcnn.training.augmentation import Normalize
 from jaxcnn.training.build import Experiment
 from jaxcnn.training.checkpoint_folder import saved_steps
 from jaxcnn.training.checkpoints import Checkpoints
+from jaxcnn.training.debugging import debugged
 from jaxcnn.training.devices import pmap, replicate, unreplicate
 from jaxcnn.training.evaluation import Examples, SavedEvaluation, evaluate, save_evaluation
 from jaxcnn.training.lock import WorkdirLock
@@ -53,7 +54,11 @@ ASK_EVERY = 10
 
 
 def train_and_evaluate(
-    experiment: Experiment, workdir: Path, *, profile: Profile | None = None
+    experiment: Experiment,
+    workdir: Path,
+    *,
+    profile: Profile | None = None,
+    debug_nans: bool = False,
 ) -> None:
     """Train a network, or resume the run if the workdir already contains it.
 
@@ -62,6 +67,7 @@ def train_and_evaluate(
         workdir: where ``config.json``, ``metrics.jsonl``, TensorBoard events, ``checkpoints/``
             and in the end ``weights.safetensors`` are written.
         profile: traces some of the steps; None: none.
+        debug_nans: whether a step that is not finite is taken again to name the layer; slower.
 
     Raises:
         UserError: if another run holds the workdir, it or the weights cannot be used, too many
@@ -89,7 +95,7 @@ def train_and_evaluate(
         _announce_start(experiment, state, freeze, reinitialized, reporter)
 
         normalize = _normalizer(experiment, workdir, start_step, reporter)
-        train_step = _train_step(experiment, normalize, freeze)
+        train_step = _train_step(experiment, normalize, freeze, debug_nans)
         eval_step = pmap(make_eval_step(experiment.model, normalize=normalize))
         batches = stack.enter_context(
             contextlib.closing(inputs.train_batches(start_step, plan.num_steps))
@@ -162,7 +168,7 @@ def train_and_evaluate(
             if freeze is not None and step > plan.last_frozen_step:
                 freeze = None
                 state = replicate(_unfrozen(experiment, unreplicate(state)))
-                train_step = _train_step(experiment, normalize, freeze)
+                train_step = _train_step(experiment, normalize, freeze, debug_nans)
                 reporter.say(f"All parameters train from step {step} on.")
             if step == 1:
                 reporter.write_image(0, "filters", first_filters, experiment.model, state)
@@ -393,11 +399,11 @@ def _normalizer(
 
 
 def _train_step(
-    experiment: Experiment, normalize: Normalize, freeze: Freeze | None
+    experiment: Experiment, normalize: Normalize, freeze: Freeze | None, debug_nans: bool
 ) -> Callable[[TrainState, Any], tuple[TrainState, Any]]:
     """The pmapped training step."""
-    step = experiment.make_train_step(normalize=normalize, freeze=freeze)
-    pmapped = pmap(step, donate_argnums=0)
+    make = functools.partial(experiment.make_train_step, normalize=normalize, freeze=freeze)
+    pmapped = debugged(make(skip_nonfinite=False)) if debug_nans else pmap(make(), donate_argnums=0)
     if experiment.teacher_variables is None:
         return pmapped
     teacher_variables = replicate(experiment.teacher_variables)

@@ -84,6 +84,7 @@ def main(
     data_dir: str | None,
     compilation_cache: bool,
     profile_steps: str | None,
+    debug_nans: bool,
     coordinator_address: str | None,
     num_processes: int | None,
     process_id: int | None,
@@ -98,6 +99,7 @@ def main(
         data_dir: the flag.
         compilation_cache: the flag.
         profile_steps: the flag.
+        debug_nans: the flag.
         coordinator_address: the flag.
         num_processes: the flag.
         process_id: the flag.
@@ -145,7 +147,9 @@ def main(
         profile = None
         if profile_steps is not None:
             profile = Profile(*parse_steps(profile_steps), folder / "profile")
-        train_and_evaluate(build(settings, data_dir), folder, profile=profile)
+        train_and_evaluate(
+            build(settings, data_dir), folder, profile=profile, debug_nans=debug_nans
+        )
         if distributed.is_main_process():
             _draw(draw, folder)
     except UserError as error:
