@@ -133,6 +133,28 @@ def test_sigterm_during_the_compilation_ends_the_process_at_once(data_dir, tmp_p
     assert "epoch 1" not in stdout
 
 
+@pytest.mark.slow
+def test_signal_to_one_process_stops_all_after_the_same_step(data_dir, tmp_path):
+    address = f"--coordinator_address=localhost:{free_port()}"
+    flags = (*QUICK, "--config.num_epochs=500", "--num_processes=2", address)
+    processes = [
+        start_train(
+            *flags, f"--process_id={number}", f"--workdir={tmp_path / 'run'}", data_dir=data_dir
+        )
+        for number in range(2)
+    ]
+    checkpoints = tmp_path / "run" / "checkpoints"
+    while not saved_steps(checkpoints):
+        assert processes[0].poll() is None, processes[0].communicate()
+        time.sleep(0.01)
+    processes[1].send_signal(signal.SIGUSR1)
+    for process in processes:
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 138, stderr
+        assert stderr == f"Stopped by SIGUSR1; resume with --workdir {tmp_path / 'run'}.\n"
+    assert verify(checkpoints, saved_steps(checkpoints)[-1]) is not None
+
+
 PREEMPTED = """
 import os, signal, sys
 import jax

@@ -13,7 +13,7 @@ import jax
 
 from jaxcnn.convert.pretrained import initialize_from
 from jaxcnn.convert.variables import save_torch
-from jaxcnn.errors import UserError
+from jaxcnn.errors import UserError, one_sentence
 from jaxcnn.training import distributed
 from jaxcnn.training.augmentation import Normalize
 from jaxcnn.training.build import Experiment
@@ -71,13 +71,14 @@ def train_and_evaluate(
 
     Raises:
         UserError: if another run holds the workdir, it or the weights cannot be used, too many
-            images are bad, the loss became NaN or infinite, or a checkpoint cannot be saved.
+            images are bad, the loss became NaN or infinite, a checkpoint cannot be saved, or a
+            device has too little memory.
         Stopped: after SIGTERM, SIGINT or SIGUSR1, with the state saved.
     """
     plan, inputs = experiment.plan, experiment.inputs
     _announce(experiment, workdir)
     state, reinitialized = _initial_state(experiment, resuming=has_checkpoint(workdir))
-    with contextlib.ExitStack() as stack:
+    with _memory_errors(_less_memory(experiment)), contextlib.ExitStack() as stack:
         _lock(workdir, stack)
         _claim(experiment, workdir)
         signals = StopSignals()
@@ -130,7 +131,7 @@ def train_and_evaluate(
             def progress(examples: int) -> None:  # resumed, the run makes up for the evaluation
                 stop_if_requested(may_ask=next(batches) % ASK_EVERY == 0)
 
-            with reporter.paused():
+            with reporter.paused(), _memory_errors(_less_memory_in_evaluation(experiment)):
                 last = step == plan.num_steps
                 evaluation = evaluate(
                     eval_step,
@@ -324,6 +325,42 @@ def _writing(failure: str) -> Iterator[None]:
             f"{failure} ({error.strerror}); the last checkpoint is there: make room, and start "
             f"the same command again."
         ) from error
+
+
+@contextlib.contextmanager
+def _memory_errors(advice: str) -> Iterator[None]:
+    """Report within the block that a device has too little memory as a UserError with advice."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = one_sentence(error).partition("RESOURCE_EXHAUSTED: ")[2][:200].rstrip(".")
+        raise UserError(f"Out of memory{advice}. What was saved is kept. ({reason}.)") from error
+
+
+def _less_memory(experiment: Experiment) -> str:
+    batch, devices = experiment.plan.batch_size, jax.device_count()
+    parts, own = experiment.accumulate_steps, batch // devices
+    sentence = (
+        f": config.batch_size={batch} with config.accumulate_steps={parts} is {own // parts} "
+        f"image(s) at once on each of {devices} device(s)"
+    )
+    more = next((n for n in range(parts + 1, own + 1) if own % n == 0), None)
+    if more is None:
+        return f"{sentence}; use smaller images, more devices, or config.dtype=bfloat16"
+    return (
+        f"{sentence}; set config.accumulate_steps={more}, which computes {own // more} at once, "
+        f"and start the same command again (or lower config.batch_size in another --workdir)"
+    )
+
+
+def _less_memory_in_evaluation(experiment: Experiment) -> str:
+    batch = experiment.inputs.evaluation.batch_size
+    return (
+        f" in the evaluation, which scores {batch} images at once on {jax.device_count()} "
+        f"device(s); set a lower config.eval.batch_size, and start the same command again"
+    )
 
 
 def _evaluations_until(step: int, workdir: Path) -> dict[int, dict[str, Any]]:
