@@ -3,7 +3,7 @@
 from jaxcnn.platform import set_xla_flags, use_compilation_cache
 from jaxcnn.training import signals
 
-signals.exit_on_interrupt()  # before the heavy imports, in which Ctrl-C could be lost
+signals.exit_on_signals()  # before the heavy imports, in which Ctrl-C could be lost
 set_xla_flags()  # before JAX starts
 use_compilation_cache()
 
@@ -42,6 +42,11 @@ flags.DEFINE_string(
     None,
     "FIRST:LAST, steps of which JAX's profiler writes a trace into the workdir.",
 )
+flags.DEFINE_boolean(
+    "debug_nans",
+    False,
+    "Look at every step, and name the first layer whose output is NaN or infinite. Slower.",
+)
 flags.DEFINE_string(
     "coordinator_address",
     None,
@@ -61,6 +66,7 @@ def main(argv: Sequence[str]) -> int:
         data_dir=FLAGS.data_dir,
         compilation_cache=FLAGS.compilation_cache,
         profile_steps=FLAGS.profile_steps,
+        debug_nans=FLAGS.debug_nans,
         coordinator_address=FLAGS.coordinator_address,
         num_processes=FLAGS.num_processes,
         process_id=FLAGS.process_id,

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import socket
 import subprocess
 import sys
 
@@ -22,6 +23,13 @@ def start_train(
         env=os.environ | {"XLA_FLAGS": f"{DEVICES}={devices}"} | (environ or {}),
         cwd=ROOT,
     )
+
+
+def free_port() -> int:
+    """A port of this machine on which nothing listens."""
+    with socket.socket() as server:
+        server.bind(("localhost", 0))
+        return server.getsockname()[1]
 
 
 # In place of the installed command, of which there may be none, or of another checkout.

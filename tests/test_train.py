@@ -6,7 +6,6 @@ import pathlib
 import re
 import shutil
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -21,7 +20,7 @@ import torchvision
 from browser import open_page
 from photos import Photos, jpeg, photo
 from PIL import Image
-from processes import documented_commands, run_documented, start_train
+from processes import documented_commands, free_port, run_documented, start_train
 from tensorboardX.proto import event_pb2
 
 from jaxcnn import convert
@@ -68,6 +67,7 @@ def test_workdir_contains_what_the_docs_say(trained):
     assert names == {
         *("config.json", "classes.json", "metrics.jsonl", "tensorboard", "checkpoints"),
         *("evaluation.npz", "curves.png", "confusion.png", "mistakes.png", "weights.safetensors"),
+        "run.lock",
     }
     assert json.loads((trained / "classes.json").read_text()) == list("0123456789")
     config = json.loads((trained / "config.json").read_text())
@@ -315,12 +315,6 @@ def test_sigterm_saves_the_state_and_exits_with_143(train, data_dir, tmp_path):
     assert f"Resuming from step {stopped_at} of 80" in result.stdout
     assert train(*flags, f"--workdir={tmp_path / 'b'}").returncode == 0
     same_results(tmp_path / "b", tmp_path / "a")
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("localhost", 0))
-        return server.getsockname()[1]
 
 
 THREE_STEPS = (
@@ -679,13 +673,13 @@ def test_workdir_with_a_damaged_config_json_is_refused(train, tmp_path):
 
 def test_diverging_loss_stops_the_run(train, tmp_path):
     result = train(*QUICK, "--config.learning_rate=1e6", f"--workdir={tmp_path}")
-    check_refusal(result, "lower config.learning_rate")
+    check_refusal(result, "Lower config.learning_rate")
 
 
 @pytest.mark.slow
 def test_diverged_evaluation_stops_the_run(train, tmp_path):
     flags = ("--config.train_split=train[:64]", "--config.learning_rate=1e30")
-    check_refusal(train(*QUICK, *flags, f"--workdir={tmp_path}"), "lower config.learning_rate")
+    check_refusal(train(*QUICK, *flags, f"--workdir={tmp_path}"), "Lower config.learning_rate")
 
 
 @pytest.mark.slow

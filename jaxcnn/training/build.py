@@ -59,6 +59,8 @@ class Experiment:
         augmentation: of the training step.
         make_train_step: :func:`jaxcnn.training.step.make_train_step` but for ``normalize`` and
             ``freeze``.
+        max_nonfinite: steps in a row that are skipped, if any are, before the run stops.
+        accumulate_steps: parts in which a device computes its share of a batch.
         with_ema: whether the variables are averaged.
         teacher_variables: of the teacher; None: there is none.
         mean: of each channel, of values in 0 to 1.
@@ -83,6 +85,8 @@ class Experiment:
     freeze: Freeze | None
     augmentation: Augmentation
     make_train_step: Callable[..., Callable[..., Any]]
+    max_nonfinite: int
+    accumulate_steps: int
     with_ema: bool
     teacher_variables: Any
     mean: Sequence[float]
@@ -163,7 +167,10 @@ def build(
             ema=ema,
             teacher=teacher,
             log_norms=config.log_norms,
+            skip_nonfinite=config.on_nonfinite == "skip",
         ),
+        max_nonfinite=config.max_nonfinite,
+        accumulate_steps=config.accumulate_steps,
         with_ema=ema is not None,
         teacher_variables=teacher_variables,
         mean=tuple(config.mean),

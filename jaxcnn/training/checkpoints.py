@@ -46,6 +46,7 @@ from jaxcnn.training.checkpoint_folder import (
     verify,
 )
 from jaxcnn.training.devices import unreplicate
+from jaxcnn.training.nonfinite import NONFINITE_REMEDY
 from jaxcnn.training.progress import warn
 from jaxcnn.training.step import TrainState
 
@@ -109,8 +110,8 @@ class Checkpoints:
         Every process must call this.
 
         Raises:
-            UserError: if a parameter is NaN or infinite, or the checkpoint before this one could
-                not be saved: what was saved before stays the newest.
+            UserError: if a value of the state is NaN or infinite, or the checkpoint before this one
+                could not be saved: what was saved before stays the newest.
         """
         self.wait()
         replica = jax.tree.map(
@@ -118,11 +119,10 @@ class Checkpoints:
             unreplicate(state),
         )
         step = int(replica.step)
-        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(replica.params)):
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(replica)):
             raise UserError(
-                f"The parameters became NaN or infinite by step {step}, which is not saved in "
-                f"{self._directory}; lower config.learning_rate or raise config.warmup_epochs, and "
-                f"start again in another --workdir."
+                f"The state became NaN or infinite in step {step}, which is not saved in "
+                f"{self._directory}. {NONFINITE_REMEDY}"
             )
         if distributed.is_main_process() and step not in saved_steps(self._directory):
             self._saving = step, self._thread.submit(self._write, step, _as_dict(replica))

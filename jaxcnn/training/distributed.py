@@ -124,6 +124,19 @@ def any_process(flag: bool) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
 
 
+def is_preempted(step: int) -> bool:
+    """Whether JAX's preemption service says that all processes are to stop after this step.
+
+    Every process must call this after every step. The notice is SIGTERM where JAX has taken that
+    signal (``jax.distributed.initialize`` does), or what its service knows of the machine; all
+    processes then stop after the same step. Without ``jax.distributed`` there is no service.
+    """
+    state = jax_distributed.global_state
+    if state.client is None or state.preemption_sync_manager is None:
+        return False
+    return multihost_utils.reached_preemption_sync_point(step)
+
+
 def on_all_processes(action: Callable[[], T]) -> T:
     """Run an action on every process; every process must call this.
 
@@ -148,6 +161,13 @@ def sum_over_processes(number: int) -> int:
     if is_single_process():
         return number
     return int(np.sum(multihost_utils.process_allgather(np.array(number))))
+
+
+def max_over_processes(number: int) -> int:
+    """The largest of all processes' numbers; every process must call this."""
+    if is_single_process():
+        return number
+    return int(np.max(multihost_utils.process_allgather(np.array(number))))
 
 
 def rows_of_all_processes(array: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ Example, of any network and split (:func:`jaxcnn.data.source.open_source`)::
     wrong = evaluation.examples.label != evaluation.examples.prediction
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -108,7 +109,8 @@ def evaluate(
         with_examples: whether the main process gets what was said about each example, from all
             processes.
         progress: called after each batch with how many examples it had, over all processes, such
-            as the ``update`` of a tqdm bar; in total ``inputs.source.num_examples``.
+            as the ``update`` of a tqdm bar; in total ``inputs.source.num_examples``. What it raises
+            ends the evaluation.
 
     Raises:
         UserError: if too many images cannot be decoded, or none can.
@@ -116,17 +118,18 @@ def evaluate(
     sums: dict[str, Any] = {}
     columns: list[dict[str, np.ndarray]] = []  # of each batch, this process's rows
     left = inputs.source.num_examples
-    for batch in inputs.batches():
-        batch_sums, examples = eval_step(variables, batch)
-        batch_sums = unreplicate(batch_sums)
-        # float64 on the host: float32 would lose examples of a large split
-        sums = {name: sums.get(name, 0) + value.item() for name, value in batch_sums.items()}
-        if with_examples:
-            own = {name: batch[name] for name in ("number", "label", "mask")}
-            columns.append(join({**own, **examples}))
-        count = min(inputs.batch_size, left)
-        left -= count
-        progress(count)
+    with contextlib.closing(inputs.batches()) as batches:
+        for batch in batches:
+            batch_sums, examples = eval_step(variables, batch)
+            batch_sums = unreplicate(batch_sums)
+            # float64 on the host: float32 would lose examples of a large split
+            sums = {name: sums.get(name, 0) + value.item() for name, value in batch_sums.items()}
+            if with_examples:
+                own = {name: batch[name] for name in ("number", "label", "mask")}
+                columns.append(join({**own, **examples}))
+            count = min(inputs.batch_size, left)
+            left -= count
+            progress(count)
     scored = sums.pop("examples")
     skipped = inputs.source.num_examples - scored
     inputs.check_skipped(skipped)

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-import math
+import itertools
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,14 +13,18 @@ import jax
 
 from jaxcnn.convert.pretrained import initialize_from
 from jaxcnn.convert.variables import save_torch
-from jaxcnn.errors import UserError
+from jaxcnn.errors import UserError, one_sentence
 from jaxcnn.training import distributed
 from jaxcnn.training.augmentation import Normalize
 from jaxcnn.training.build import Experiment
+from jaxcnn.training.checkpoint_folder import saved_steps
 from jaxcnn.training.checkpoints import Checkpoints
+from jaxcnn.training.debugging import debugged
 from jaxcnn.training.devices import pmap, replicate, unreplicate
 from jaxcnn.training.evaluation import Examples, SavedEvaluation, evaluate, save_evaluation
+from jaxcnn.training.lock import WorkdirLock
 from jaxcnn.training.monitoring import first_filters, first_inputs
+from jaxcnn.training.nonfinite import NONFINITE_REMEDY, NonfiniteSteps, describe
 from jaxcnn.training.optimizer import carry_over, with_rate_factor
 from jaxcnn.training.parameters import Freeze, count
 from jaxcnn.training.profiling import Profile
@@ -41,14 +45,20 @@ from jaxcnn.training.workdir import (
     claim_workdir,
     has_checkpoint,
     has_other_classes,
+    usable,
 )
 
 MISTAKES = 32  # images of the worst ones that are kept
-ASK_EVERY = 10  # steps between asking the other processes whether they were told to stop
+# Steps, or batches of an evaluation, between asking whether another process was told to stop.
+ASK_EVERY = 10
 
 
 def train_and_evaluate(
-    experiment: Experiment, workdir: Path, *, profile: Profile | None = None
+    experiment: Experiment,
+    workdir: Path,
+    *,
+    profile: Profile | None = None,
+    debug_nans: bool = False,
 ) -> None:
     """Train a network, or resume the run if the workdir already contains it.
 
@@ -57,17 +67,20 @@ def train_and_evaluate(
         workdir: where ``config.json``, ``metrics.jsonl``, TensorBoard events, ``checkpoints/``
             and in the end ``weights.safetensors`` are written.
         profile: traces some of the steps; None: none.
+        debug_nans: whether a step that is not finite is taken again to name the layer; slower.
 
     Raises:
-        UserError: if the workdir or the weights cannot be used, too many images are bad, the loss
-            became NaN or infinite, or a checkpoint cannot be saved.
-        Stopped: after SIGTERM or SIGINT, with the state saved.
+        UserError: if another run holds the workdir, it or the weights cannot be used, too many
+            images are bad, the loss became NaN or infinite, a checkpoint cannot be saved, or a
+            device has too little memory.
+        Stopped: after SIGTERM, SIGINT or SIGUSR1, with the state saved.
     """
     plan, inputs = experiment.plan, experiment.inputs
     _announce(experiment, workdir)
     state, reinitialized = _initial_state(experiment, resuming=has_checkpoint(workdir))
-    _claim(experiment, workdir)
-    with contextlib.ExitStack() as stack:
+    with _memory_errors(_less_memory(experiment)), contextlib.ExitStack() as stack:
+        _lock(workdir, stack)
+        _claim(experiment, workdir)
         signals = StopSignals()
         stack.callback(signals.restore)  # the last: what follows is closed without interruption
         checkpoints = stack.enter_context(
@@ -83,7 +96,7 @@ def train_and_evaluate(
         _announce_start(experiment, state, freeze, reinitialized, reporter)
 
         normalize = _normalizer(experiment, workdir, start_step, reporter)
-        train_step = _train_step(experiment, normalize, freeze)
+        train_step = _train_step(experiment, normalize, freeze, debug_nans)
         eval_step = pmap(make_eval_step(experiment.model, normalize=normalize))
         batches = stack.enter_context(
             contextlib.closing(inputs.train_batches(start_step, plan.num_steps))
@@ -91,16 +104,51 @@ def train_and_evaluate(
         state = replicate(state)
         skipped = 0  # bad images of this epoch, over all hosts
 
+        nonfinite = NonfiniteSteps(experiment.max_nonfinite)
+
+        def diverged(step: int, problem: str) -> UserError:
+            checkpoints.wait()
+            rate = reporter.learning_rate(step)
+            return _diverged(problem, step, rate, workdir / CHECKPOINTS)
+
+        def check_finite(recent: Mapping[int, Any]) -> None:
+            if reason := nonfinite.reason_to_stop(recent):
+                raise diverged(*reason)
+
+        def stop_if_requested(*, may_ask: bool, preempted: bool = False) -> None:
+            number = _stop_requested(signals, may_ask)
+            if preempted and number is None:
+                number = signal.SIGTERM
+            if number is not None:
+                check_finite(reporter.recent())
+                checkpoints.save(state)
+                checkpoints.wait()
+                raise Stopped(number)
+
         def evaluate_now(step: int) -> None:
-            with reporter.paused():
+            batches = itertools.count(1)
+
+            def progress(examples: int) -> None:  # resumed, the run makes up for the evaluation
+                stop_if_requested(may_ask=next(batches) % ASK_EVERY == 0)
+
+            with reporter.paused(), _memory_errors(_less_memory_in_evaluation(experiment)):
                 last = step == plan.num_steps
                 evaluation = evaluate(
-                    eval_step, state.variables, inputs.evaluation, with_examples=last
+                    eval_step,
+                    state.variables,
+                    inputs.evaluation,
+                    with_examples=last,
+                    progress=progress,
                 )
-                _check_finite(evaluation.means["loss"], step, workdir)
+                if problem := describe("loss of the evaluation", evaluation.means["loss"]):
+                    raise diverged(step, problem)
                 of_average = None
                 if experiment.with_ema:
-                    of_average = evaluate(eval_step, state.ema, inputs.evaluation)
+                    of_average = evaluate(
+                        eval_step, state.ema, inputs.evaluation, progress=progress
+                    )
+                    if problem := describe("loss of the average", of_average.means["loss"]):
+                        raise diverged(step, problem)
                 if evaluation.examples is not None:  # before metrics.jsonl says that it is done
                     _save_examples(evaluation.examples, experiment, step, workdir)
                 reporter.write_evaluation(step, evaluation.means)
@@ -109,18 +157,19 @@ def train_and_evaluate(
                 reporter.write_image(step, "filters", first_filters, experiment.model, state)
             evaluations[step] = evaluation.means
 
+        if not distributed.is_single_process():
+            signals.install()  # all stop together, or some would wait for the others
         # Stopped between a checkpoint and its evaluation; other processes may not see it yet.
         lacking = distributed.is_main_process() and plan.evaluates(start_step)
         if distributed.any_process(lacking and start_step not in evaluations):
             evaluate_now(start_step)
         _check_evaluations(experiment, start_step, evaluations, workdir)
         state = _with_plateau(experiment, state, evaluations, reporter)
-        signals.install()
         for step, batch in enumerate(reporter.timed_batches(batches), start_step + 1):
             if freeze is not None and step > plan.last_frozen_step:
                 freeze = None
                 state = replicate(_unfrozen(experiment, unreplicate(state)))
-                train_step = _train_step(experiment, normalize, freeze)
+                train_step = _train_step(experiment, normalize, freeze, debug_nans)
                 reporter.say(f"All parameters train from step {step} on.")
             if step == 1:
                 reporter.write_image(0, "filters", first_filters, experiment.model, state)
@@ -131,12 +180,14 @@ def train_and_evaluate(
             if profile is not None and profile.after(step, metrics):
                 reporter.say(f"The trace of the steps until {step} is in {profile.folder}.")
             reporter.step(metrics)
+            signals.install()  # until the first step is compiled and done there is nothing to save
             if plan.logs(step):
-                values = reporter.training(step)
-                _check_finite(values["loss"], step, workdir)
-                skipped += values["skipped"]
-                inputs.check_skipped(skipped)
-                reporter.write_training(step, values)
+                recent = reporter.recent()
+                check_finite(recent)
+                if (values := reporter.training(recent)) is not None:
+                    skipped += values["skipped"]
+                    inputs.check_skipped(skipped)
+                    reporter.write_training(step, values)
                 checkpoints.check()
             if plan.ends_epoch(step):
                 skipped = 0
@@ -146,13 +197,13 @@ def train_and_evaluate(
             if plan.evaluates(step):
                 evaluate_now(step)
                 state = _with_plateau(experiment, state, evaluations, reporter)
-            may_ask = plan.logs(step) or step % ASK_EVERY == 0
-            if step < plan.num_steps and (number := _stop_requested(signals, may_ask)):
-                checkpoints.save(state)
-                checkpoints.wait()
-                raise Stopped(number)
+            stop_if_requested(
+                may_ask=plan.logs(step) or step % ASK_EVERY == 0,
+                preempted=distributed.is_preempted(step),
+            )
         checkpoints.wait()
         _export(experiment, workdir, state)
+        stop_if_requested(may_ask=True)
     distributed.barrier("trained")
 
 
@@ -276,10 +327,57 @@ def _writing(failure: str) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def _memory_errors(advice: str) -> Iterator[None]:
+    """Report within the block that a device has too little memory as a UserError with advice."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = one_sentence(error).partition("RESOURCE_EXHAUSTED: ")[2][:200].rstrip(".")
+        raise UserError(f"Out of memory{advice}. What was saved is kept. ({reason}.)") from error
+
+
+def _less_memory(experiment: Experiment) -> str:
+    batch, devices = experiment.plan.batch_size, jax.device_count()
+    parts, own = experiment.accumulate_steps, batch // devices
+    sentence = (
+        f": config.batch_size={batch} with config.accumulate_steps={parts} is {own // parts} "
+        f"image(s) at once on each of {devices} device(s)"
+    )
+    more = next((n for n in range(parts + 1, own + 1) if own % n == 0), None)
+    if more is None:
+        return f"{sentence}; use smaller images, more devices, or config.dtype=bfloat16"
+    return (
+        f"{sentence}; set config.accumulate_steps={more}, which computes {own // more} at once, "
+        f"and start the same command again (or lower config.batch_size in another --workdir)"
+    )
+
+
+def _less_memory_in_evaluation(experiment: Experiment) -> str:
+    batch = experiment.inputs.evaluation.batch_size
+    return (
+        f" in the evaluation, which scores {batch} images at once on {jax.device_count()} "
+        f"device(s); set a lower config.eval.batch_size, and start the same command again"
+    )
+
+
 def _evaluations_until(step: int, workdir: Path) -> dict[int, dict[str, Any]]:
     """The evaluations of earlier processes, by step; read by every process."""
     found = evaluations_in(workdir / METRICS)
     return {number: found[number] for number in sorted(found) if number <= step}
+
+
+def _lock(workdir: Path, stack: contextlib.ExitStack) -> None:
+    """Keep other runs out of the workdir until the stack is closed, on the main process for all."""
+
+    def lock() -> None:
+        if distributed.is_main_process():
+            with usable(workdir):
+                stack.enter_context(WorkdirLock(workdir))
+
+    distributed.main_process_first("lock", lock)
 
 
 def _claim(experiment: Experiment, workdir: Path) -> None:
@@ -338,11 +436,11 @@ def _normalizer(
 
 
 def _train_step(
-    experiment: Experiment, normalize: Normalize, freeze: Freeze | None
+    experiment: Experiment, normalize: Normalize, freeze: Freeze | None, debug_nans: bool
 ) -> Callable[[TrainState, Any], tuple[TrainState, Any]]:
     """The pmapped training step."""
-    step = experiment.make_train_step(normalize=normalize, freeze=freeze)
-    pmapped = pmap(step, donate_argnums=0)
+    make = functools.partial(experiment.make_train_step, normalize=normalize, freeze=freeze)
+    pmapped = debugged(make(skip_nonfinite=False)) if debug_nans else pmap(make(), donate_argnums=0)
     if experiment.teacher_variables is None:
         return pmapped
     teacher_variables = replicate(experiment.teacher_variables)
@@ -350,7 +448,7 @@ def _train_step(
 
 
 def _stop_requested(signals: StopSignals, may_ask: bool) -> int | None:
-    """The signal that any process received, agreed on by all.
+    """The signal that any process received, the same on all of them.
 
     Args:
         signals: of this process.
@@ -358,14 +456,23 @@ def _stop_requested(signals: StopSignals, may_ask: bool) -> int | None:
     """
     if distributed.is_single_process():
         return signals.received
-    if may_ask and distributed.any_process(signals.received is not None):
-        return signals.received or signal.SIGTERM
-    return None
+    if not may_ask:
+        return None
+    return distributed.max_over_processes(signals.received or 0) or None
 
 
-def _check_finite(loss: float, step: int, workdir: Path) -> None:
-    if not math.isfinite(loss):
-        raise UserError(
-            f"The loss became NaN or infinite by step {step}; lower config.learning_rate or raise "
-            f"config.warmup_epochs, and start again in another --workdir than {workdir}."
-        )
+def _diverged(problem: str, step: int, rate: float, directory: Path) -> UserError:
+    """The error that a run cannot go on from a step.
+
+    Args:
+        problem: the clause that says why.
+        step: the step.
+        rate: its learning rate.
+        directory: of the checkpoints.
+    """
+    good = [saved for saved in saved_steps(directory) if saved < step]
+    kept = f"the last good checkpoint is that of step {good[-1]}" if good else "nothing is saved"
+    return UserError(
+        f"{problem} in step {step}, at a learning rate of {rate:g}; {kept} in {directory}. "
+        f"{NONFINITE_REMEDY}"
+    )

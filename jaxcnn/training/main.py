@@ -84,6 +84,7 @@ def main(
     data_dir: str | None,
     compilation_cache: bool,
     profile_steps: str | None,
+    debug_nans: bool,
     coordinator_address: str | None,
     num_processes: int | None,
     process_id: int | None,
@@ -98,6 +99,7 @@ def main(
         data_dir: the flag.
         compilation_cache: the flag.
         profile_steps: the flag.
+        debug_nans: the flag.
         coordinator_address: the flag.
         num_processes: the flag.
         process_id: the flag.
@@ -105,11 +107,12 @@ def main(
 
     Returns:
         0: trained; 2: the request was wrong, and a sentence on stderr says how to fix it; 128
-        plus the signal's number (143 for SIGTERM): told to stop, state saved.
+        plus the signal's number (143 for SIGTERM): told to stop, state saved. A signal during the
+        start or the end, where there is nothing to save, or a second one ends the process here.
     """
     from ml_collections import ConfigDict
 
-    from jaxcnn.training.signals import Stopped
+    from jaxcnn.training.signals import Stopped, exit_on_signals
 
     logging.set_verbosity(logging.ERROR)  # silence INFO logs of all libraries
     try:
@@ -133,6 +136,7 @@ def main(
         from jaxcnn.training import distributed
 
         distributed.initialize(coordinator_address, num_processes, process_id)
+        exit_on_signals()  # again: JAX's preemption service has taken SIGTERM for itself
         settings = _agreed(settings)
         folder = Path(workdir) if workdir else _new_workdir(settings)
         # Only now what reads data: a mistake above is answered sooner.
@@ -143,7 +147,9 @@ def main(
         profile = None
         if profile_steps is not None:
             profile = Profile(*parse_steps(profile_steps), folder / "profile")
-        train_and_evaluate(build(settings, data_dir), folder, profile=profile)
+        train_and_evaluate(
+            build(settings, data_dir), folder, profile=profile, debug_nans=debug_nans
+        )
         if distributed.is_main_process():
             _draw(draw, folder)
     except UserError as error:

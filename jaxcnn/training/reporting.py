@@ -1,7 +1,7 @@
 """What a run reports: metrics in files, and lines or a progress bar for the user."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Reporter:
         self._progress = Progress(plan, start_step=start_step, shown=main)
         self._clock = Clock(plan.batch_size)
         self._recent: list[Any] = []  # metrics of the steps since the last line, on the devices
+        self._step = start_step
         self._skipped = 0  # bad images since then, on this host
         self.rate_factor = 1.0
         self.say = self._progress.say
@@ -53,27 +54,49 @@ class Reporter:
 
     def step(self, metrics: Any) -> None:
         """Note the replicated metrics of a step, which the devices may still be computing."""
+        self._step += 1
         self._recent.append(metrics)
         if len(self._recent) > 1:
             jax.block_until_ready(self._recent[-2])  # or batches would pile up on the devices
         self._clock.step(metrics)
         self._progress.step()
 
-    def training(self, step: int) -> dict[str, float]:
+    def recent(self) -> dict[int, dict[str, np.ndarray]]:
+        """The metrics of each step since the last line, by its number; waits for the devices."""
+        first = self._step - len(self._recent) + 1
+        return {step: unreplicate(values) for step, values in enumerate(self._recent, first)}
+
+    def training(self, recent: Mapping[int, Mapping[str, np.ndarray]]) -> dict[str, float] | None:
         """The means over the steps since the last line; every process must call this.
 
+        Args:
+            recent: from :meth:`recent`.
+
         Returns:
-            The metrics of the steps, ``learning_rate``, ``skipped`` (bad images over all hosts),
-            and where steps were timed ``images_per_second`` and ``input_wait``.
+            The metrics of the steps, ``learning_rate`` (of the last), ``skipped`` (bad images over
+            all hosts), and where steps were timed ``images_per_second`` and ``input_wait``. Where
+            steps with NaN or infinity are skipped, the means are over the others, and
+            ``skipped_steps`` is how many those are; None if that is all of them: they come with the
+            next line.
         """
-        values = _means(self._recent) | {
-            "learning_rate": float(self._schedule(step - 1)) * self.rate_factor,
+        steps = [dict(values) for values in recent.values()]
+        finite = [values for values in steps if values.pop("finite", True)]
+        if not finite:
+            return None
+        values = _means(finite) | {
+            "learning_rate": self.learning_rate(self._step),
             "skipped": distributed.sum_over_processes(self._skipped),
         }
+        if any("finite" in values for values in recent.values()):
+            values["skipped_steps"] = len(steps) - len(finite)
         values |= self._clock.lap()
         self._recent.clear()
         self._skipped = 0
         return values
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of a step."""
+        return float(self._schedule(step - 1)) * self.rate_factor
 
     def write_training(self, step: int, values: dict[str, float]) -> None:
         """Write and show what :meth:`training` returned."""
@@ -119,7 +142,6 @@ def evaluations_in(path: Path) -> dict[int, dict[str, Any]]:
     return {line["step"]: line for line in read_metrics(path) if line["split"] == EVALUATION}
 
 
-def _means(metrics: list[Any]) -> dict[str, float]:
-    """Means over steps of replicated metrics."""
-    host = [unreplicate(values) for values in metrics]
-    return {name: float(np.mean([values[name] for values in host])) for name in host[0]}
+def _means(metrics: list[dict[str, np.ndarray]]) -> dict[str, float]:
+    """Means over steps."""
+    return {name: float(np.mean([values[name] for values in metrics])) for name in metrics[0]}

@@ -167,6 +167,7 @@ def make_train_step(
     ema: Ema | None = None,
     teacher: Teacher | None = None,
     log_norms: bool = False,
+    skip_nonfinite: bool = False,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Make the training step of a model.
 
@@ -187,6 +188,10 @@ def make_train_step(
         log_norms: whether the metrics have the global norms ``gradient_norm`` (over all replicas,
             before clipping), ``parameter_norm`` (before the update) and ``update_norm``, of what
             trains.
+        skip_nonfinite: whether a step whose loss or new state has a NaN or infinity leaves the
+            state as it was, but for its number and that of the schedule; the metrics then have
+            ``finite``, which is false for such a step. (``optax.apply_if_finite`` would look at the
+            updates alone, keep counts in the optimizer's state, and let statistics pass.)
 
     Returns:
         ``train_step(state, batch, teacher_variables=None, *, axis_name="batch") -> (state,
@@ -289,9 +294,32 @@ def make_train_step(
         if ema is not None:
             average = ema.update(state.ema, new_state.variables, state.step)
             new_state = dataclasses.replace(new_state, ema=average)
+        if skip_nonfinite:  # of means over the replicas: the same on all of them
+            metrics["finite"] = all_finite((metrics, new_state))
+            new_state = _new_if(metrics["finite"], new_state, state)
         return new_state, metrics
 
     return train_step
+
+
+def all_finite(tree: Any) -> jax.Array:
+    """Whether no value of the floating arrays in a tree is NaN or infinite, a bool scalar."""
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    floating = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in floating]))
+
+
+def _new_if(condition: jax.Array, new: TrainState, old: TrainState) -> TrainState:
+    """The new state, or the old one with the new numbers of the step and of the schedule."""
+
+    def is_schedule(node: Any) -> bool:
+        return isinstance(node, optax.ScaleByScheduleState)
+
+    def choose(new: Any, old: Any) -> Any:
+        return new if is_schedule(new) else jnp.where(condition, new, old)
+
+    chosen = jax.tree.map(choose, new, old, is_leaf=is_schedule)
+    return dataclasses.replace(chosen, step=new.step)
 
 
 def _pmean(tree: Any, axis_name: str) -> Any:

@@ -1,7 +1,8 @@
 """The folder of a run: which run it belongs to, and what is written there once."""
 
+import contextlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def claim_workdir(
     Raises:
         UserError: if the workdir is another run's, is damaged, or cannot be written.
     """
-    try:
+    with usable(workdir):
         for name in (CHECKPOINTS, TENSORBOARD):
             if (workdir / name).exists() and not (workdir / name).is_dir():
                 raise UserError(
@@ -75,6 +76,13 @@ def claim_workdir(
             workdir.mkdir(parents=True, exist_ok=True)
             _write_json(workdir / CLASSES, list(classes), indent=None)
             _write_json(workdir / CONFIG, settings, indent=2)
+
+
+@contextlib.contextmanager
+def usable(workdir: Path) -> Iterator[None]:
+    """Report an OSError within the block as a UserError about the folder."""
+    try:
+        yield
     except OSError as error:
         raise UserError(
             f"The workdir {workdir} cannot be used ({error.strerror}); choose a --workdir in a "

@@ -155,7 +155,7 @@ KEYS: tuple[Key, ...] = (
         open=_RECIPE),
     Key("accumulate_steps", 1, _COUNT,
         "parts in which each device computes its share of a batch, one after another, to save "
-        "memory; batch norms take each part's statistics"),
+        "memory; batch norms take each part's statistics", resumable=True),
     Key("num_epochs", None, _COUNT, "epochs to train", open=_RECIPE),
     # --- learning rate
     Key("learning_rate", None, _NONNEGATIVE, "highest learning rate", open=_RECIPE),
@@ -252,6 +252,11 @@ KEYS: tuple[Key, ...] = (
         open=_RECIPE, resumable=True),
     Key("log_norms", False, Boolean(),
         "whether metrics have the norms of gradients, parameters and updates", resumable=True),
+    Key("on_nonfinite", "stop", Choice(("stop", "skip")),
+        "what happens where a loss is NaN or infinite: the run stops, or updates that would make "
+        "the state so are skipped", resumable=True),
+    Key("max_nonfinite", 10, _COUNT, "`skip`: steps in a row that are skipped before the run stops",
+        resumable=True),
     Key("checkpoint.every_epochs", 1, _COUNT, "epochs from one checkpoint to the next",
         resumable=True),
     Key("checkpoint.keep", 3, _COUNT, "how many of the last checkpoints are kept",

@@ -228,6 +228,7 @@ _ACTS_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     "plateau.threshold": ("schedule", ("plateau",)),
     "ema.steps": ("ema.decay", ()),
     "freeze_batch_stats": ("freeze", ()),
+    "max_nonfinite": ("on_nonfinite", ("skip",)),
     "teacher_temperature": ("teacher", ()),
     "teacher_weight": ("teacher", ()),
 }
