@@ -255,6 +255,10 @@ def test_invalid_value_is_named_with_what_is_accepted(key, value, words):
         ),
         ({"schedule": "multistep", "milestones": (30,)}, "all after the last of .*num_epochs=20"),
         ({"ema__decay": 0.9}, "ema.decay=0.9, adjusted .* use a decay above 0.990234"),
+        (
+            {"checkpoint__best_by": "ema_top1"},
+            "best_by=ema_top1 needs an average .* set config.ema.decay, or .*best_by=top1",
+        ),
         ({"freeze": "body", "layer_decay": 0.8}, "layer_decay=0.8 has no effect .*freeze=body"),
         ({"unfreeze_epoch": 3}, "unfreeze_epoch=3 needs something frozen"),
         ({"unfreeze_epoch": 20, "freeze": "body"}, "unfreeze_epoch=20 is not before the end"),

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -175,6 +176,10 @@ def test_report_on_a_trained_run_opens_in_a_browser(documented_files, tmp_path):
     assert len(page.images) == 7 and min(page.images) > 100
 
 
+def without_times(line: dict) -> dict:
+    return {k: v for k, v in line.items() if k not in ("images_per_second", "input_wait")}
+
+
 def same_results(a: pathlib.Path, b: pathlib.Path) -> None:
     """Equal parameters, momenta and statistics, bit for bit, and the same evaluations."""
     jax.tree.map(np.testing.assert_array_equal, final_params(a), final_params(b))
@@ -205,6 +210,9 @@ EVERYTHING_THAT_IS_RESUMED = (
     "--config.plateau.threshold=0.5",
     "--config.ema.decay=0.999",
     "--config.ema.steps=3",
+    "--config.checkpoint.every_steps=15",
+    "--config.checkpoint.best_by=ema_top1",
+    "--config.checkpoint.keep=1",
 )
 
 
@@ -290,15 +298,24 @@ def test_processes_agree_on_damaged_checkpoints_and_failed_saves(data_dir, train
 def test_killed_run_resumes_from_its_last_checkpoint(train, data_dir, tmp_path):
     flags = EVERYTHING_THAT_IS_RESUMED
     process = start_train(*flags, f"--workdir={tmp_path / 'a'}", data_dir=data_dir)
-    wait_for_checkpoint(tmp_path / "a", process)
+    while not lines(tmp_path / "a", "eval_ema"):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
     process.kill()
     process.communicate()
     result = train(*flags, f"--workdir={tmp_path / 'a'}")
     assert result.returncode == 0, result.stderr
     (step,) = re.findall(r"Resuming from step (\d+) of 80", result.stdout)
-    assert int(step) % 20 == 0
+    assert int(step) in (20, 30, 40, 45, 60, 75)
     assert train(*flags, f"--workdir={tmp_path / 'b'}").returncode == 0
     same_results(tmp_path / "b", tmp_path / "a")
+    assert [without_times(line) for line in read_metrics(tmp_path / "a" / "metrics.jsonl")] == [
+        without_times(line) for line in read_metrics(tmp_path / "b" / "metrics.jsonl")
+    ]
+    best = [(tmp_path / name / "best.safetensors").read_bytes() for name in "ab"]
+    assert best[0] == best[1]
+    kept = [sorted(os.listdir(tmp_path / name / "checkpoints")) for name in "ab"]
+    assert kept[0] == kept[1]
 
 
 def test_sigterm_saves_the_state_and_exits_with_143(train, data_dir, tmp_path):
