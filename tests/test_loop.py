@@ -84,6 +84,37 @@ def figures(workdir: pathlib.Path, split: str, name: str) -> dict[int, float]:
     return {line["step"]: line[name] for line in lines if line["split"] == split}
 
 
+@pytest.mark.parametrize(("every", "found"), [(3, 3), (100, 4)])
+def test_replica_that_drifts_stops_the_run_before_it_is_saved(
+    every, found, experiment, tmp_path, monkeypatch
+):
+    """One bit of one of four devices flips in the third of four steps; the second is saved."""
+    make_step = loop._train_step
+
+    def make(*args):
+        step = make_step(*args)
+
+        def step_and_flip(state, batch):
+            state, metrics = step(state, batch)
+            if int(state.step[0]) == 3:
+                bias = state.params["fc3"]["bias"]
+                values = np.array(bias)
+                values.view(np.uint32)[2, 0] ^= 1
+                values = jax.device_put(values, bias.sharding)
+                layer = {**state.params["fc3"], "bias": values}
+                state = state.replace(params={**state.params, "fc3": layer})
+            return state, metrics
+
+        return step_and_flip
+
+    monkeypatch.setattr(loop, "_train_step", make)
+    run = experiment(check_replicas_every=every, log_every_steps=1)
+    words = rf"By step {found} cpu:2 differs from the other 3 devices in \d+ of \d+ arrays"
+    with pytest.raises(UserError, match=words):
+        train_and_evaluate(run, tmp_path)
+    assert os.listdir(tmp_path / "checkpoints") == ["2"]
+
+
 @pytest.mark.slow
 def test_best_checkpoint_and_its_weights_are_kept_whether_a_run_is_stopped_or_not(
     experiment, tmp_path, monkeypatch

@@ -173,6 +173,15 @@ def test_plan_saves_by_steps_and_what_is_evaluated():
     assert all(plan.logs(step) for step in steps if plan.saves(step))
 
 
+def test_plan_compares_replicas_every_few_steps_and_before_each_checkpoint():
+    plan = Plan(steps_per_epoch=5, num_epochs=2, batch_size=8, check_replicas_every=3)
+    steps = range(1, 11)
+    checked = [step for step in steps if plan.checks_replicas(step, saves=plan.saves(step))]
+    assert checked == [3, 5, 6, 9, 10]
+    off = Plan(steps_per_epoch=5, num_epochs=2, batch_size=8)
+    assert not any(off.checks_replicas(step, saves=True) for step in steps)
+
+
 @pytest.mark.parametrize(
     ("best_by", "steps"),
     [("top1", [2, 3, 1]), ("loss", [3, 1, 2]), ("ema_top5", [3]), ("ema_loss", [])],

@@ -142,6 +142,7 @@ def build(
         evaluate_every_epochs=config.eval.every_epochs,
         save_every_epochs=config.checkpoint.every_epochs,
         save_every_steps=config.checkpoint.every_steps,
+        check_replicas_every=config.check_replicas_every,
         save_evaluated=config.checkpoint.best_by is not None,
         unfreeze_epoch=config.unfreeze_epoch,
     )

@@ -26,6 +26,7 @@ from jaxcnn.training.monitoring import first_filters, first_inputs
 from jaxcnn.training.optimizer import carry_over, with_rate_factor
 from jaxcnn.training.parameters import Freeze, count
 from jaxcnn.training.profiling import Profile
+from jaxcnn.training.replicas import check_replicas
 from jaxcnn.training.reporting import (
     EMA_EVALUATION,
     Reporter,
@@ -68,7 +69,7 @@ def train_and_evaluate(
 
     Raises:
         UserError: if the workdir or the weights cannot be used, too many images are bad, the loss
-            became NaN or infinite, or a checkpoint cannot be saved.
+            became NaN or infinite, the replicas differ, or a checkpoint cannot be saved.
         Stopped: after SIGTERM or SIGINT, with the state saved.
     """
     plan, inputs = experiment.plan, experiment.inputs
@@ -160,9 +161,12 @@ def train_and_evaluate(
                 checkpoints.check()
             if plan.ends_epoch(step):
                 skipped = 0
-            if plan.saves(step) or (
+            saves = plan.saves(step) or (
                 plan.logs(step) and _minutes_have_passed(experiment.save_every_minutes, saved_at)
-            ):  # before the evaluation, which may fail
+            )
+            if plan.checks_replicas(step, saves=saves):
+                check_replicas(state, step)
+            if saves:  # before the evaluation, which may fail
                 with reporter.paused():
                     checkpoints.save(state)
                 saved_at = time.monotonic()
@@ -171,6 +175,8 @@ def train_and_evaluate(
                 state = _with_plateau(experiment, state, evaluations, reporter)
             may_ask = plan.logs(step) or step % ASK_EVERY == 0
             if step < plan.num_steps and (number := _stop_requested(signals, may_ask)):
+                if plan.checks_replicas(step, saves=True):
+                    check_replicas(state, step)
                 checkpoints.save(state)
                 checkpoints.wait()
                 raise Stopped(number)

@@ -18,6 +18,8 @@ class Plan:
         save_every_epochs: epochs from one checkpoint to the next; the run ends with one too.
         save_every_steps: steps from one checkpoint to the next, beside those; None: none.
         save_evaluated: whether there is a checkpoint for each evaluation, too.
+        check_replicas_every: steps from one comparison of the replicas to the next; there is one
+            before each checkpoint, too. 0: none at all.
         unfreeze_epoch: the epochs after which what is frozen trains, too; None: never.
     """
 
@@ -29,6 +31,7 @@ class Plan:
     save_every_epochs: int = 1
     save_every_steps: int | None = None
     save_evaluated: bool = False
+    check_replicas_every: int = 0
     unfreeze_epoch: int | None = None
 
     @property
@@ -69,6 +72,11 @@ class Plan:
 
     def _saves_by_steps(self, step: int) -> bool:
         return self.save_every_steps is not None and step > 0 and step % self.save_every_steps == 0
+
+    def checks_replicas(self, step: int, *, saves: bool) -> bool:
+        """Whether the replicas are to be compared, if a checkpoint is saved or not."""
+        every = self.check_replicas_every
+        return bool(every) and (saves or step % every == 0)
 
     def _due(self, step: int, every_epochs: int) -> bool:
         every = every_epochs * self.steps_per_epoch

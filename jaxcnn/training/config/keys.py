@@ -253,6 +253,9 @@ KEYS: tuple[Key, ...] = (
         open=_RECIPE, resumable=True),
     Key("log_norms", False, Boolean(),
         "whether metrics have the norms of gradients, parameters and updates", resumable=True),
+    Key("check_replicas_every", 100, Number(int, at_least=0),
+        "steps after which all devices must have the same state, bit for bit, as before each "
+        "checkpoint; 0: not checked", resumable=True),
     Key("checkpoint.every_epochs", 1, _COUNT, "epochs from one checkpoint to the next",
         resumable=True),
     Key("checkpoint.every_steps", None, _COUNT,
