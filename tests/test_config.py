@@ -289,8 +289,9 @@ def test_seed_is_below_what_keys_can_hold():
         validate(changed(seed=2**63), device_count=1)
 
 
-def test_indivisible_batch_names_the_next_that_is():
-    with pytest.raises(UserError, match="batch_size=100 is not divisible by the 8 devices.*96"):
+def test_indivisible_batch_names_one_that_is_and_the_devices_that_would_do():
+    words = "batch_size=100 is not divisible by the 8 devices.*96.* use 1, 2, 4 or 5 device"
+    with pytest.raises(UserError, match=words):
         validate(changed(batch_size=100), device_count=8)
     validate(changed(batch_size=96), device_count=8)
 

@@ -427,6 +427,35 @@ def test_two_processes_of_two_devices_equal_one_of_four(four_devices, data_dir, 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("machine", ["four devices", "two processes of two devices"])
+def test_run_resumes_on_another_machine(machine, trained, train, data_dir, tmp_path):
+    """Its parameters are those of one device to rounding: the batches are the same."""
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    shutil.rmtree(workdir / "checkpoints" / "44")
+    flags = (*QUICK, f"--workdir={workdir}")
+    if machine == "four devices":
+        result = train(*flags, devices=4)
+        assert result.returncode == 0, result.stderr
+        stdout = result.stdout
+    else:
+        address = f"--coordinator_address=localhost:{free_port()}"
+        stdout, _ = run_two_processes(
+            flags,
+            data_dir,
+            flags=lambda number: (address, "--num_processes=2", f"--process_id={number}"),
+            environ=lambda number: {},
+        )
+    assert "on 4 cpu device(s)" in stdout and "Resuming from step 22 of 44." in stdout
+    ours, reference = final_params(workdir), final_params(trained)
+    assert ours["step"] == reference["step"] == 44
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5),
+        ours["params"],
+        reference["params"],
+    )
+
+
+@pytest.mark.slow
 def test_slurm_needs_no_flags(data_dir, tmp_path):
     """Two tasks of one node, with the variables that srun sets."""
     job = {
