@@ -22,7 +22,7 @@ import torchvision
 from browser import open_page
 from photos import Photos, jpeg, photo
 from PIL import Image
-from processes import documented_commands, run_documented, start_train
+from processes import ROOT, documented_commands, run_documented, start_train
 from tensorboardX.proto import event_pb2
 
 from jaxcnn import convert
@@ -426,6 +426,73 @@ def test_two_processes_of_two_devices_equal_one_of_four(four_devices, data_dir, 
     check_equal_runs(four_devices, tmp_path)
 
 
+_SILENT = """
+import sys, time
+from jaxcnn.training import distributed
+
+number = int(sys.argv[2])
+if number == 1:
+    distributed._check_sum = lambda: time.sleep(600)
+distributed.initialize(sys.argv[1], 2, number, start_timeout=20)
+"""
+
+
+@pytest.mark.slow
+def test_process_that_hangs_at_the_start_ends_the_others_with_a_sentence():
+    address = f"localhost:{free_port()}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", _SILENT, address, str(number)],
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        for number in range(2)
+    ]
+    _, stderr = processes[0].communicate(timeout=120)
+    processes[1].kill()
+    processes[1].communicate()
+    assert processes[0].returncode == 1
+    assert "their devices did not finish a first sum within 20 seconds" in stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs the signals of POSIX")
+@pytest.mark.parametrize(
+    ("process", "sent"), [(1, "SIGKILL"), (0, "SIGKILL"), (1, "SIGSTOP")], ids=str
+)
+def test_process_that_dies_or_hangs_ends_the_other_with_a_sentence(
+    process, sent, data_dir, tmp_path
+):
+    flags = (*QUICK, "--config.num_epochs=15", f"--workdir={tmp_path}", "--heartbeat_timeout=10")
+
+    def start() -> list[subprocess.Popen]:
+        address = f"--coordinator_address=localhost:{free_port()}"
+        numbers = ("--num_processes=2", "--process_id={}")
+        return [
+            start_train(*flags, address, *(text.format(n) for text in numbers), data_dir=data_dir)
+            for n in range(2)
+        ]
+
+    processes = start()
+    wait_for_checkpoint(tmp_path, processes[process])
+    processes[process].send_signal(getattr(signal, sent))
+    survivor = processes[1 - process]
+    _, stderr = survivor.communicate(timeout=120)  # without a heartbeat: 100 s, and 300 s more
+    processes[process].kill()
+    processes[process].communicate()
+    assert survivor.returncode not in (0, 2)
+    assert stderr.endswith(
+        f"train.py: Process {1 - process} of 2 lost another process of this run, which died, "
+        f"hangs, or cannot be reached; its own output may say why. Start the same command again on "
+        f"all: they resume from the last checkpoint.\n"
+    )
+    if (process, sent) == (1, "SIGKILL"):
+        outputs = [process.communicate(timeout=300) for process in start()]
+        assert re.search(r"Resuming from step \d+ of 330\.", outputs[0][0]), outputs
+        assert final_params(tmp_path)["step"] == 330
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("machine", ["four devices", "two processes of two devices"])
 def test_run_resumes_on_another_machine(machine, trained, train, data_dir, tmp_path):
@@ -619,6 +686,20 @@ WRONG = {
         [DIGITS, "--coordinator_address=here", "--num_processes=1", "--process_id=0"],
         "must be host:port",
     ),
+    "a wrong coordinator": (
+        [
+            *(DIGITS, "--coordinator_address=localhost:1", "--num_processes=2", "--process_id=1"),
+            "--start_timeout=1",
+        ],
+        "did not meet process 0 at localhost:1 within 1 seconds (Connection refused)",
+    ),
+    "a missing process": (
+        [
+            *(DIGITS, f"--coordinator_address=localhost:{free_port()}", "--num_processes=2"),
+            *("--process_id=0", "--start_timeout=1"),
+        ],
+        "Of 2 processes 1 did not come within 1 seconds",
+    ),
     "a std of zero": ([DIGITS, "--config.std=(0.0,)"], "each above 0"),
     "a bucket": ([DIGITS, "--workdir=gs://bucket/run"], "local or mounted disk"),
     "a missing file and an override": (
@@ -658,6 +739,7 @@ def test_different_configs_of_two_processes_are_refused_on_both(data_dir, tmp_pa
         flags, data_dir, of_process=lambda number: (f"--config.seed={number}",)
     ):
         assert "started with different configs" in stderr and "Traceback" not in stderr
+        assert stderr.endswith("Other than process 0: 1.\n")
     assert not (tmp_path / "run").exists()
 
 
