@@ -181,10 +181,14 @@ def train_and_evaluate(
                 checkpoints.wait()
                 raise Stopped(number)
         checkpoints.wait()
-        _export(experiment, workdir, state)
+        # An error of the main process ends the others, too.
+        distributed.main_process_first("exported", lambda: _export(experiment, workdir, state))
         if experiment.best_by is not None:
             best = checkpoints.read_best(rank, ema=experiment.best_by.startswith(EMA))
-            _export_best(experiment, workdir, checkpoints.best, best, evaluations, reporter)
+            export_best = functools.partial(
+                _export_best, experiment, workdir, checkpoints.best, best, evaluations, reporter
+            )
+            distributed.main_process_first("exported best", export_best)
     distributed.barrier("trained")
 
 

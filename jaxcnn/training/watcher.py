@@ -12,7 +12,8 @@ import sys
 from typing import IO
 
 # Run by an interpreter of its own, which imports nothing else. It is of another session, so that
-# Ctrl-C does not reach it; what a scheduler sends to all processes it ignores. It ends with the pipe.
+# Ctrl-C does not reach it, and ignores what a scheduler sends to all processes. It ends with the
+# pipe.
 _SCRIPT = """
 import signal, sys
 for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
