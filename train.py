@@ -55,6 +55,18 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("num_processes", None, "Number of processes that train together.")
 flags.DEFINE_integer("process_id", None, "The number of this process, from 0.")
+flags.DEFINE_integer(
+    "heartbeat_timeout",
+    100,
+    "Seconds after which a process that is not heard of ends those that train with it.",
+    lower_bound=1,
+)
+flags.DEFINE_integer(
+    "start_timeout",
+    300,
+    "Seconds in which all processes that train together have to start.",
+    lower_bound=1,
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -70,6 +82,8 @@ def main(argv: Sequence[str]) -> int:
         coordinator_address=FLAGS.coordinator_address,
         num_processes=FLAGS.num_processes,
         process_id=FLAGS.process_id,
+        heartbeat_timeout=FLAGS.heartbeat_timeout,
+        start_timeout=FLAGS.start_timeout,
         draw=write_pictures,
     )
 

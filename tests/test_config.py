@@ -255,6 +255,10 @@ def test_invalid_value_is_named_with_what_is_accepted(key, value, words):
         ),
         ({"schedule": "multistep", "milestones": (30,)}, "all after the last of .*num_epochs=20"),
         ({"ema__decay": 0.9}, "ema.decay=0.9, adjusted .* use a decay above 0.990234"),
+        (
+            {"checkpoint__best_by": "ema_top1"},
+            "best_by=ema_top1 needs an average .* set config.ema.decay, or .*best_by=top1",
+        ),
         ({"freeze": "body", "layer_decay": 0.8}, "layer_decay=0.8 has no effect .*freeze=body"),
         ({"unfreeze_epoch": 3}, "unfreeze_epoch=3 needs something frozen"),
         ({"unfreeze_epoch": 20, "freeze": "body"}, "unfreeze_epoch=20 is not before the end"),
@@ -285,8 +289,9 @@ def test_seed_is_below_what_keys_can_hold():
         validate(changed(seed=2**63), device_count=1)
 
 
-def test_indivisible_batch_names_the_next_that_is():
-    with pytest.raises(UserError, match="batch_size=100 is not divisible by the 8 devices.*96"):
+def test_indivisible_batch_names_one_that_is_and_the_devices_that_would_do():
+    words = "batch_size=100 is not divisible by the 8 devices.*96.* use 1, 2, 4 or 5 device"
+    with pytest.raises(UserError, match=words):
         validate(changed(batch_size=100), device_count=8)
     validate(changed(batch_size=96), device_count=8)
 

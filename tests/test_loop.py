@@ -1,8 +1,10 @@
 """The loop, in this process: what it writes when, and what it leaves behind."""
 
 import contextlib
+import itertools
 import os
 import pathlib
+import time
 
 import jax
 import numpy as np
@@ -59,6 +61,125 @@ def test_epoch_is_saved_before_its_evaluation_which_a_resumed_run_makes_up_for(
     before = (tmp_path / "metrics.jsonl").read_text()
     train_and_evaluate(experiment(), tmp_path)  # a finished run
     assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
+BEST = {
+    "num_epochs": 4,
+    "ema__decay": 0.99,
+    "ema__steps": 1,
+    "learning_rate": 4.0,  # so high that the last step is not the best
+    "warmup_epochs": 0.0,
+    "schedule": "constant",
+    "checkpoint__best_by": "ema_top1",
+    "checkpoint__keep": 1,
+}
+
+
+def without_times(line: dict) -> dict:
+    return {k: v for k, v in line.items() if k not in ("images_per_second", "input_wait")}
+
+
+def figures(workdir: pathlib.Path, split: str, name: str) -> dict[int, float]:
+    lines = read_metrics(workdir / "metrics.jsonl")
+    return {line["step"]: line[name] for line in lines if line["split"] == split}
+
+
+@pytest.mark.parametrize(("every", "found"), [(3, 3), (100, 4)])
+def test_replica_that_drifts_stops_the_run_before_it_is_saved(
+    every, found, experiment, tmp_path, monkeypatch
+):
+    """One bit of one of four devices flips in the third of four steps; the second is saved."""
+    make_step = loop._train_step
+
+    def make(*args):
+        step = make_step(*args)
+
+        def step_and_flip(state, batch):
+            state, metrics = step(state, batch)
+            if int(state.step[0]) == 3:
+                bias = state.params["fc3"]["bias"]
+                values = np.array(bias)
+                values.view(np.uint32)[2, 0] ^= 1
+                values = jax.device_put(values, bias.sharding)
+                layer = {**state.params["fc3"], "bias": values}
+                state = state.replace(params={**state.params, "fc3": layer})
+            return state, metrics
+
+        return step_and_flip
+
+    monkeypatch.setattr(loop, "_train_step", make)
+    run = experiment(check_replicas_every=every, log_every_steps=1)
+    words = rf"By step {found} cpu:2 differs from the other 3 devices in \d+ of \d+ arrays"
+    with pytest.raises(UserError, match=words):
+        train_and_evaluate(run, tmp_path)
+    assert os.listdir(tmp_path / "checkpoints") == ["2"]
+
+
+@pytest.mark.slow
+def test_best_checkpoint_and_its_weights_are_kept_whether_a_run_is_stopped_or_not(
+    experiment, tmp_path, monkeypatch
+):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train_and_evaluate(experiment(**BEST), whole)
+    top1 = figures(whole, "eval_ema", "top1")
+    best = max(top1, key=top1.get)
+    assert best < 8
+    folders = sorted(path.name for path in (whole / "checkpoints").iterdir())
+    assert folders == [str(best), "8"]
+    run = experiment(**BEST)
+    like = init_state(run.model, run.optimizer, run.image_shape, with_ema=True)
+    saved = Checkpoints(whole / "checkpoints").restore(like, best)
+    exported = convert.load_checkpoint(whole / "best.safetensors")
+    for name, value in convert.to_torch(saved.ema).items():
+        np.testing.assert_array_equal(exported[name], value)
+
+    calls = itertools.count(1)
+
+    def stop(*args, **kwargs):
+        if next(calls) == 8:  # of the average, after that of the variables, at the last step
+            raise UserError("stopped")
+        return evaluate(*args, **kwargs)
+
+    evaluate = loop.evaluate
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="stopped"):
+        patch.setattr(loop, "evaluate", stop)
+        train_and_evaluate(experiment(**BEST), stopped)
+    # As if killed between the two lines of an evaluation.
+    lines = (whole / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (lone,) = (line for line in lines if '"step": 8,' in line and '"eval"' in line)
+    with (stopped / "metrics.jsonl").open("a") as file:
+        file.write(lone)
+    train_and_evaluate(experiment(**BEST), stopped)
+    written = [read_metrics(folder / "metrics.jsonl") for folder in (whole, stopped)]
+    assert [without_times(line) for line in written[0]] == [
+        without_times(line) for line in written[1]
+    ]
+    for name in ("best.safetensors", "weights.safetensors", "weights_ema.safetensors"):
+        assert (stopped / name).read_bytes() == (whole / name).read_bytes()
+    assert sorted(os.listdir(stopped / "checkpoints")) == folders
+
+
+@pytest.mark.parametrize(
+    ("setting", "saved", "logged"),
+    [
+        ({"every_minutes": 1e-9}, ["1", "2", "3", "4"], [1, 2, 3, 4]),
+        ({"every_steps": 3}, ["2", "3", "4"], [2, 3, 4]),
+    ],
+)
+def test_checkpoints_by_steps_and_minutes(setting, saved, logged, experiment, tmp_path):
+    """By minutes with the next line of metrics, which resuming does not change."""
+    settings = {f"checkpoint__{name}": value for name, value in setting.items()}
+    settings |= {"log_every_steps": 1 if "every_minutes" in setting else 10}
+    train_and_evaluate(experiment(checkpoint__keep=10, **settings), tmp_path)
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == saved
+    assert list(figures(tmp_path, "train", "loss")) == logged
+
+
+def test_minutes_are_counted_from_the_last_checkpoint():
+    now = time.monotonic()
+    assert loop._minutes_have_passed(10, now - 601)
+    assert not loop._minutes_have_passed(20, now - 601)
+    assert not loop._minutes_have_passed(None, now - 601)
 
 
 def restored(run, workdir: pathlib.Path, step: int) -> TrainState:

@@ -231,8 +231,10 @@ def test_average_comes_before_the_weights_and_a_checkpoint_last(tmp_path):
     config = resolve(open_config("lenet5", "digits"))
     claim_workdir(tmp_path, as_json(config), list("0123456789"))
 
-    def bias() -> float:
-        return float(loaded(workdir=str(tmp_path)).variables["params"]["fc3"]["bias"][0])
+    def bias(**names) -> float:
+        names = {"workdir": tmp_path} | names
+        used = loaded(**{name: value and str(value) for name, value in names.items()})
+        return float(used.variables["params"]["fc3"]["bias"][0])
 
     def filled(value):
         return jax.tree.map(lambda leaf: np.full_like(leaf, value), lenet()["params"])
@@ -255,6 +257,10 @@ def test_average_comes_before_the_weights_and_a_checkpoint_last(tmp_path):
     assert bias() == 3
     convert.save_torch(tmp_path / "weights_ema.safetensors", {"params": filled(4)})
     assert bias() == 4
+    convert.save_torch(tmp_path / "best.safetensors", {"params": filled(5)})
+    assert bias() == 4
+    assert bias(weights="best.safetensors") == bias(weights=tmp_path / "best.safetensors") == 5
+    assert bias(workdir=None, model="lenet5", weights=tmp_path / "best.safetensors") == 5
 
 
 def test_run_on_images_of_another_size(tmp_path):
@@ -360,6 +366,7 @@ def test_list_of_images(photos, monkeypatch):
         (["PHOTOS/a.jpg", "EMPTY/../cut.jpg", "WORKDIR"], "cut.jpg cannot be read: "),
         (["PHOTOS/a.jpg"], "No network is named"),
         (["PHOTOS/a.jpg", "WORKDIR", "--model=lenet5"], "leave out --model"),
+        (["PHOTOS/a.jpg", "WORKDIR", "--weights=best.safetensors"], "one of: weights.safetensors"),
         (["PHOTOS/a.jpg", "--weights=a.pth"], "--weights=a.pth needs --model"),
         (["PHOTOS/a.jpg", "--model=resnet81"], "Unknown model 'resnet81'; did you mean"),
         (["PHOTOS/a.jpg", "--model=lenet5"], "no weights for lenet5"),

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -20,7 +21,7 @@ import torchvision
 from browser import open_page
 from photos import Photos, jpeg, photo
 from PIL import Image
-from processes import documented_commands, free_port, run_documented, start_train
+from processes import ROOT, documented_commands, free_port, run_documented, start_train
 from tensorboardX.proto import event_pb2
 
 from jaxcnn import convert
@@ -175,6 +176,10 @@ def test_report_on_a_trained_run_opens_in_a_browser(documented_files, tmp_path):
     assert len(page.images) == 7 and min(page.images) > 100
 
 
+def without_times(line: dict) -> dict:
+    return {k: v for k, v in line.items() if k not in ("images_per_second", "input_wait")}
+
+
 def same_results(a: pathlib.Path, b: pathlib.Path) -> None:
     """Equal parameters, momenta and statistics, bit for bit, and the same evaluations."""
     jax.tree.map(np.testing.assert_array_equal, final_params(a), final_params(b))
@@ -205,6 +210,9 @@ EVERYTHING_THAT_IS_RESUMED = (
     "--config.plateau.threshold=0.5",
     "--config.ema.decay=0.999",
     "--config.ema.steps=3",
+    "--config.checkpoint.every_steps=15",
+    "--config.checkpoint.best_by=ema_top1",
+    "--config.checkpoint.keep=1",
 )
 
 
@@ -290,15 +298,24 @@ def test_processes_agree_on_damaged_checkpoints_and_failed_saves(data_dir, train
 def test_killed_run_resumes_from_its_last_checkpoint(train, data_dir, tmp_path):
     flags = EVERYTHING_THAT_IS_RESUMED
     process = start_train(*flags, f"--workdir={tmp_path / 'a'}", data_dir=data_dir)
-    wait_for_checkpoint(tmp_path / "a", process)
+    while not lines(tmp_path / "a", "eval_ema"):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
     process.kill()
     process.communicate()
     result = train(*flags, f"--workdir={tmp_path / 'a'}")
     assert result.returncode == 0, result.stderr
     (step,) = re.findall(r"Resuming from step (\d+) of 80", result.stdout)
-    assert int(step) % 20 == 0
+    assert int(step) in (20, 30, 40, 45, 60, 75)
     assert train(*flags, f"--workdir={tmp_path / 'b'}").returncode == 0
     same_results(tmp_path / "b", tmp_path / "a")
+    assert [without_times(line) for line in read_metrics(tmp_path / "a" / "metrics.jsonl")] == [
+        without_times(line) for line in read_metrics(tmp_path / "b" / "metrics.jsonl")
+    ]
+    best = [(tmp_path / name / "best.safetensors").read_bytes() for name in "ab"]
+    assert best[0] == best[1]
+    kept = [sorted(os.listdir(tmp_path / name / "checkpoints")) for name in "ab"]
+    assert kept[0] == kept[1]
 
 
 def test_sigterm_saves_the_state_and_exits_with_143(train, data_dir, tmp_path):
@@ -401,6 +418,102 @@ def test_two_processes_of_two_devices_equal_one_of_four(four_devices, data_dir, 
         environ=lambda number: {},
     )
     check_equal_runs(four_devices, tmp_path)
+
+
+_SILENT = """
+import sys, time
+from jaxcnn.training import distributed
+
+number = int(sys.argv[2])
+if number == 1:
+    distributed._check_sum = lambda: time.sleep(600)
+distributed.initialize(sys.argv[1], 2, number, start_timeout=20)
+"""
+
+
+@pytest.mark.slow
+def test_process_that_hangs_at_the_start_ends_the_others_with_a_sentence():
+    address = f"localhost:{free_port()}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", _SILENT, address, str(number)],
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        for number in range(2)
+    ]
+    _, stderr = processes[0].communicate(timeout=120)
+    processes[1].kill()
+    processes[1].communicate()
+    assert processes[0].returncode == 1
+    assert "their devices did not finish a first sum within 20 seconds" in stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs the signals of POSIX")
+@pytest.mark.parametrize(
+    ("process", "sent"), [(1, "SIGKILL"), (0, "SIGKILL"), (1, "SIGSTOP")], ids=str
+)
+def test_process_that_dies_or_hangs_ends_the_other_with_a_sentence(
+    process, sent, data_dir, tmp_path
+):
+    flags = (*QUICK, "--config.num_epochs=15", f"--workdir={tmp_path}", "--heartbeat_timeout=10")
+
+    def start() -> list[subprocess.Popen]:
+        address = f"--coordinator_address=localhost:{free_port()}"
+        numbers = ("--num_processes=2", "--process_id={}")
+        return [
+            start_train(*flags, address, *(text.format(n) for text in numbers), data_dir=data_dir)
+            for n in range(2)
+        ]
+
+    processes = start()
+    wait_for_checkpoint(tmp_path, processes[process])
+    processes[process].send_signal(getattr(signal, sent))
+    survivor = processes[1 - process]
+    _, stderr = survivor.communicate(timeout=120)  # without a heartbeat: 100 s, and 300 s more
+    processes[process].kill()
+    processes[process].communicate()
+    assert survivor.returncode not in (0, 2)
+    assert stderr.endswith(
+        f"train.py: Process {1 - process} of 2 lost another process of this run, which died, "
+        f"hangs, or cannot be reached; its own output may say why. Start the same command again on "
+        f"all: they resume from the last checkpoint.\n"
+    )
+    if (process, sent) == (1, "SIGKILL"):
+        outputs = [process.communicate(timeout=300) for process in start()]
+        assert re.search(r"Resuming from step \d+ of 330\.", outputs[0][0]), outputs
+        assert final_params(tmp_path)["step"] == 330
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machine", ["four devices", "two processes of two devices"])
+def test_run_resumes_on_another_machine(machine, trained, train, data_dir, tmp_path):
+    """Its parameters are those of one device to rounding: the batches are the same."""
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    shutil.rmtree(workdir / "checkpoints" / "44")
+    flags = (*QUICK, f"--workdir={workdir}")
+    if machine == "four devices":
+        result = train(*flags, devices=4)
+        assert result.returncode == 0, result.stderr
+        stdout = result.stdout
+    else:
+        address = f"--coordinator_address=localhost:{free_port()}"
+        stdout, _ = run_two_processes(
+            flags,
+            data_dir,
+            flags=lambda number: (address, "--num_processes=2", f"--process_id={number}"),
+            environ=lambda number: {},
+        )
+    assert "on 4 cpu device(s)" in stdout and "Resuming from step 22 of 44." in stdout
+    ours, reference = final_params(workdir), final_params(trained)
+    assert ours["step"] == reference["step"] == 44
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5),
+        ours["params"],
+        reference["params"],
+    )
 
 
 @pytest.mark.slow
@@ -567,6 +680,20 @@ WRONG = {
         [DIGITS, "--coordinator_address=here", "--num_processes=1", "--process_id=0"],
         "must be host:port",
     ),
+    "a wrong coordinator": (
+        [
+            *(DIGITS, "--coordinator_address=localhost:1", "--num_processes=2", "--process_id=1"),
+            "--start_timeout=1",
+        ],
+        "did not meet process 0 at localhost:1 within 1 seconds (Connection refused)",
+    ),
+    "a missing process": (
+        [
+            *(DIGITS, f"--coordinator_address=localhost:{free_port()}", "--num_processes=2"),
+            *("--process_id=0", "--start_timeout=1"),
+        ],
+        "Of 2 processes 1 did not come within 1 seconds",
+    ),
     "a std of zero": ([DIGITS, "--config.std=(0.0,)"], "each above 0"),
     "a bucket": ([DIGITS, "--workdir=gs://bucket/run"], "local or mounted disk"),
     "a missing file and an override": (
@@ -606,6 +733,7 @@ def test_different_configs_of_two_processes_are_refused_on_both(data_dir, tmp_pa
         flags, data_dir, of_process=lambda number: (f"--config.seed={number}",)
     ):
         assert "started with different configs" in stderr and "Traceback" not in stderr
+        assert stderr.endswith("Other than process 0: 1.\n")
     assert not (tmp_path / "run").exists()
 
 

@@ -493,6 +493,48 @@ def test_last_checkpoints_are_kept_and_deleting_leaves_no_half_of_one(tmp_path):
     assert sentences == []
 
 
+def by_list(*steps: int):
+    """Ranks steps in this order."""
+    return lambda saved: [step for step in steps if step in saved]
+
+
+def test_best_checkpoint_is_kept_beside_the_last_ones(tmp_path):
+    directory = tmp_path / "checkpoints"
+    with Checkpoints(directory, keep=2) as checkpoints:
+        for step in (1, 2, 3, 4):
+            checkpoints.save(replicate(state(step)))
+            checkpoints.best = 1
+        checkpoints.wait()
+        assert names(directory) == {"1", "3", "4"}
+        checkpoints.best = 3
+        checkpoints.save(replicate(state(5)))
+        checkpoints.wait()
+        assert names(directory) == {"3", "4", "5"}  # the best was saved after it was overtaken
+        checkpoints.best = 4
+        checkpoints.save(replicate(state(6)))
+    with Checkpoints(directory, keep=1) as checkpoints:  # another process
+        checkpoints.find_best(by_list(3, 4, 6))
+        assert checkpoints.best == 4
+        variables = checkpoints.read_best(by_list(4, 6), ema=False)
+    jax.tree.map(np.testing.assert_array_equal, variables, state(4).variables)
+    assert names(directory) == {"4", "6"}
+
+
+@pytest.mark.parametrize("found", ["when the run resumes", "when it ends"])
+def test_damaged_best_checkpoint_is_set_aside_and_the_next_best_is_kept(found, saved):
+    save(saved, 33)
+    flip(arrays_file(saved / "11"))
+    sentences = []
+    with Checkpoints(saved, keep=1, report=sentences.append) as checkpoints:
+        if found == "when the run resumes":
+            checkpoints.find_best(by_list(11, 22, 33))
+        variables = checkpoints.read_best(by_list(11, 22, 33), ema=False)
+    assert checkpoints.best == 22
+    jax.tree.map(np.testing.assert_array_equal, variables, state(22).variables)
+    assert names(saved) == {"11.damaged", "22", "33"}
+    assert len(sentences) == 1 and "step 11" in sentences[0] and "11.damaged" in sentences[0]
+
+
 # jaxcnn check --workdir
 
 
@@ -517,14 +559,18 @@ def test_check_names_each_checkpoint_and_what_is_damaged(saved, capsys):
     assert [row[-1] for row in rows] == ["ok"] * 3
 
     flip(arrays_file(saved / "11"))
-    flip(workdir / "weights.safetensors")
+    for name in ("weights.safetensors", "best.safetensors"):
+        convert.save_torch(workdir / name, state(22).variables)
+        flip(workdir / name)
     status, rows, err = check(workdir, capsys)
     assert status == 1
     assert "DAMAGED: the content of default/" in rows[0][-1] and rows[1][-1] == "ok"
-    assert err == f"jaxcnn: damaged in {workdir}: step 11, weights.safetensors.\n"
+    damaged = "step 11, weights.safetensors, best.safetensors"
+    assert err == f"jaxcnn: damaged in {workdir}: {damaged}.\n"
 
     (saved / "11").rename(saved / "11.damaged")
-    (workdir / "weights.safetensors").unlink()
+    for name in ("weights.safetensors", "best.safetensors"):
+        (workdir / name).unlink()
     status, rows, err = check(workdir, capsys)
     assert (status, err, len(rows)) == (0, "", 2)
     shutil.rmtree(saved / "22")

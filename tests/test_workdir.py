@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from jaxcnn.errors import UserError
+from jaxcnn.training.best import ranked
 from jaxcnn.training.metrics import MetricsWriter, read_metrics
 from jaxcnn.training.plan import Plan
 from jaxcnn.training.workdir import claim_workdir, has_checkpoint, read_classes
@@ -154,6 +155,54 @@ def test_plan_ends_with_an_evaluation_and_a_checkpoint():
     assert [step for step in steps if plan.saves(step)] == [9, 15]
     assert [step for step in steps[1:] if plan.logs(step)] == [2, 3, 4, 6, 8, 9, 10, 12, 14, 15]
     assert plan.epoch(4) == pytest.approx(4 / 3)
+
+
+def test_plan_saves_by_steps_and_what_is_evaluated():
+    plan = Plan(
+        steps_per_epoch=5,
+        num_epochs=4,
+        batch_size=8,
+        evaluate_every_epochs=2,
+        save_every_epochs=3,
+        save_every_steps=4,
+        save_evaluated=True,
+    )
+    steps = range(plan.num_steps + 1)
+    assert [step for step in steps if plan.saves(step)] == [4, 8, 10, 12, 15, 16, 20]
+    # A run that resumes has lost the metrics of the steps before: no line may be about those.
+    assert all(plan.logs(step) for step in steps if plan.saves(step))
+
+
+def test_plan_compares_replicas_every_few_steps_and_before_each_checkpoint():
+    plan = Plan(steps_per_epoch=5, num_epochs=2, batch_size=8, check_replicas_every=3)
+    steps = range(1, 11)
+    checked = [step for step in steps if plan.checks_replicas(step, saves=plan.saves(step))]
+    assert checked == [3, 5, 6, 9, 10]
+    off = Plan(steps_per_epoch=5, num_epochs=2, batch_size=8)
+    assert not any(off.checks_replicas(step, saves=True) for step in steps)
+
+
+@pytest.mark.parametrize(
+    ("best_by", "steps"),
+    [("top1", [2, 3, 1]), ("loss", [3, 1, 2]), ("ema_top5", [3]), ("ema_loss", [])],
+)
+def test_best_step_is_the_first_of_the_best_figures(best_by, steps):
+    evaluations = {
+        1: {"loss": 0.5, "top1": 0.7},
+        2: {"loss": 0.5, "top1": 0.9},
+        3: {"loss": 0.25, "top1": 0.9, "ema_top5": 0.1},
+    }
+    assert ranked([3, 2, 1, 4], evaluations, best_by) == steps
+
+
+def test_evaluation_that_will_be_repeated_is_dropped(tmp_path):
+    writer = MetricsWriter(tmp_path)
+    for step, split in ((1, "train"), (1, "eval"), (2, "train"), (2, "eval"), (3, "train")):
+        writer.write(step, step, split, loss=1.0)
+    writer.close()
+    MetricsWriter(tmp_path, start_step=2, without=("eval", "eval_ema")).close()
+    kept = [(line["step"], line["split"]) for line in read_metrics(tmp_path / "metrics.jsonl")]
+    assert kept == [(1, "train"), (1, "eval"), (2, "train")]
 
 
 def test_run_of_an_earlier_version_resumes_only_with_the_same_learning_rate(tmp_path):

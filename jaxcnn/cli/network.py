@@ -80,7 +80,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         metavar="FILE_OR_NAME",
         help="a file, a name such as IMAGENET1K_V1, or hf-hub:OWNER/NAME; by default the best "
-        "that torchvision has published",
+        "that torchvision has published; with --workdir a file of the run, such as "
+        "best.safetensors",
     )
     group.add_argument("--workdir", metavar="RUN", help="folder of a run of train.py")
 
@@ -132,12 +133,11 @@ def load(arguments: argparse.Namespace) -> Network:
             damaged or of another model.
     """
     model, weights, workdir = arguments.model, arguments.weights, arguments.workdir
-    if workdir is not None and (model, weights) != (None, None):
-        raise UserError(
-            "--workdir names the model and its weights; leave out --model and --weights."
-        )
+    if workdir is not None and model is not None:
+        raise UserError("--workdir names the model; leave out --model.")
     if workdir is not None:
-        return _of_run(Path(workdir).expanduser())
+        folder = Path(workdir).expanduser()
+        return _of_run(folder, weights=_file_of_run(folder, weights) if weights else None)
     if model is None:
         if weights is not None:
             raise UserError(
@@ -154,11 +154,17 @@ def _of_model(name: str, weights: str) -> Network:
     """A network with published weights, or those of a file or a repository."""
     from jaxcnn import models
     from jaxcnn.convert.pretrained import load_pretrained, needed_arguments
-    from jaxcnn.training.workdir import CONFIG, EMA_WEIGHTS, WEIGHTS, read_classes
+    from jaxcnn.training.workdir import (
+        BEST_WEIGHTS,
+        CONFIG,
+        EMA_WEIGHTS,
+        WEIGHTS,
+        read_classes,
+    )
 
     models.model_info(name)  # refuses an unknown name
     path = Path(weights).expanduser()
-    if path.name in (WEIGHTS, EMA_WEIGHTS) and (path.parent / CONFIG).is_file():
+    if path.name in (WEIGHTS, EMA_WEIGHTS, BEST_WEIGHTS) and (path.parent / CONFIG).is_file():
         return _of_run(path.parent, name, path)
     published = _published(name, weights)
     arguments = needed_arguments(name, published.name) if published else {}
@@ -269,6 +275,19 @@ def _of_run(workdir: Path, name: str | None = None, weights: Path | None = None)
         _class_names(read_classes(workdir), model.num_classes),
         settings,
     )
+
+
+def _file_of_run(workdir: Path, name: str) -> Path:
+    """A file of weights that a run has written, by its path or by its name in the workdir."""
+    path = Path(name).expanduser()
+    if not path.is_file() and path.name == name:
+        path = workdir / name
+    if not path.is_file() and workdir.is_dir():
+        found = ", ".join(sorted(file.name for file in workdir.glob("*.safetensors")))
+        raise UserError(
+            f"--weights={name} is not a file of {workdir}; it may be one of: {found or 'none yet'}."
+        )
+    return path
 
 
 def _weights_of_run(workdir: Path, weights: Path | None) -> tuple[dict[str, Any], Path]:

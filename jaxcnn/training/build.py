@@ -71,6 +71,10 @@ class Experiment:
         seed: of everything random.
         init_from: weights to initialize from; None: random ones.
         keep_checkpoints: how many of the last checkpoints are kept.
+        save_every_minutes: minutes from one checkpoint to the next, beside those of the plan;
+            None: none.
+        best_by: the figure by which the best checkpoint is kept, one of
+            :data:`jaxcnn.training.best.BEST_BY`; None: none is.
         settings: the resolved config as JSON has it, for ``config.json``.
         resumable: the keys of it that may change when the run resumes.
     """
@@ -97,6 +101,8 @@ class Experiment:
     seed: int
     init_from: str | None
     keep_checkpoints: int
+    save_every_minutes: float | None
+    best_by: str | None
     settings: Mapping[str, Any]
     resumable: frozenset[str] = RESUMABLE
 
@@ -139,6 +145,9 @@ def build(
         log_every_steps=config.log_every_steps,
         evaluate_every_epochs=config.eval.every_epochs,
         save_every_epochs=config.checkpoint.every_epochs,
+        save_every_steps=config.checkpoint.every_steps,
+        check_replicas_every=config.check_replicas_every,
+        save_evaluated=config.checkpoint.best_by is not None,
         unfreeze_epoch=config.unfreeze_epoch,
     )
     schedule = _schedule(config, plan)
@@ -181,6 +190,8 @@ def build(
         seed=config.seed,
         init_from=config.init_from,
         keep_checkpoints=config.checkpoint.keep,
+        save_every_minutes=config.checkpoint.every_minutes,
+        best_by=config.checkpoint.best_by,
         settings=as_json(config),
     )
 

@@ -15,10 +15,10 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -50,6 +50,9 @@ from jaxcnn.training.nonfinite import NONFINITE_REMEDY
 from jaxcnn.training.progress import warn
 from jaxcnn.training.step import TrainState
 
+T = TypeVar("T")
+Rank = Callable[[Sequence[int]], Sequence[int]]
+
 _VARIABLES = ("params", "batch_stats")
 
 
@@ -66,6 +69,10 @@ class Checkpoints:
         keep: how many of the last checkpoints are kept.
         report: called on the main process with a sentence about what was found damaged.
 
+    Attributes:
+        best: the step of a checkpoint that is kept beside the last ones; None: there is none. Only
+            the main process uses it.
+
     Raises:
         UserError: if the folder cannot be made.
     """
@@ -78,6 +85,7 @@ class Checkpoints:
             raise UserError(f"{directory} cannot be made ({error.strerror}).") from error
         self._directory = directory
         self._keep = keep
+        self.best: int | None = None
         self._report = report
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
         self._saving: tuple[int, concurrent.futures.Future[None]] | None = None
@@ -125,7 +133,8 @@ class Checkpoints:
                 f"{self._directory}. {NONFINITE_REMEDY}"
             )
         if distributed.is_main_process() and step not in saved_steps(self._directory):
-            self._saving = step, self._thread.submit(self._write, step, _as_dict(replica))
+            write = self._thread.submit(self._write, step, _as_dict(replica), self.best)
+            self._saving = step, write
 
     def check(self) -> None:
         """Raise the error of a save in the background, if it has failed by now.
@@ -211,6 +220,46 @@ class Checkpoints:
             distributed.on_all_processes(functools.partial(self._check_same, step, damage))
             return state
 
+    def find_best(self, rank: Rank) -> None:
+        """Let :attr:`best` be the best intact checkpoint; better ones are damaged, and set aside.
+
+        Every process must call this.
+
+        Args:
+            rank: sorts steps from the best to the worst, and leaves out those that cannot be it.
+
+        Raises:
+            UserError: on all processes, if a checkpoint cannot be read.
+        """
+        self._agree("best", lambda: self._best_intact(rank, lambda step, manifest: None))
+
+    def read_best(self, rank: Rank, *, ema: bool) -> dict[str, Any] | None:
+        """Read the model's variables in the best checkpoint, and delete what is not to be kept.
+
+        Every process must call this, after :meth:`wait`.
+
+        Args:
+            rank: see :meth:`find_best`, which this does first.
+            ema: whether to read their average.
+
+        Returns:
+            The variables as host arrays, on the main process; None: no checkpoint is intact.
+
+        Raises:
+            UserError: on all processes, if a checkpoint cannot be read or deleted.
+        """
+
+        def read(step: int, manifest: Manifest | None) -> dict[str, Any]:
+            saved = _restored(self._directory, step, manifest)
+            return saved["ema"] if ema else {name: saved[name] or {} for name in _VARIABLES}
+
+        def read_and_delete() -> dict[str, Any] | None:
+            variables = self._best_intact(rank, read)
+            self._delete_old(self.best)
+            return variables
+
+        return self._agree("best variables", read_and_delete)
+
     def close(self) -> None:
         """Wait until the last checkpoint is on disk, on this process.
 
@@ -248,8 +297,8 @@ class Checkpoints:
             f"({_reason(error)}); {kept}. {_remedy(error)}, and start the same command again."
         ) from error
 
-    def _write(self, step: int, tree: dict[str, Any]) -> None:
-        """Save a checkpoint, and then delete the oldest; in the background."""
+    def _write(self, step: int, tree: dict[str, Any], best: int | None) -> None:
+        """Save a checkpoint, and then delete old ones but the best; in the background."""
         arrays = {name: summarize(leaf) for name, leaf in _by_path(tree).items()}
         unfinished = self._directory / UNFINISHED
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -274,9 +323,16 @@ class Checkpoints:
                 shutil.rmtree(unfinished, ignore_errors=True)
                 time.sleep(0.02)
             raise
+        self._delete_old(best)
+
+    def _delete_old(self, best: int | None) -> None:
+        unfinished = self._directory / UNFINISHED
         for old in saved_steps(self._directory)[: -self._keep]:
+            if old == best:
+                continue
             try:
                 # Renamed first: one that is deleted in part is not a checkpoint.
+                unfinished.mkdir(exist_ok=True)
                 (self._directory / str(old)).rename(unfinished / f"deleted-{old}")
             except OSError as error:
                 raise UserError(
@@ -298,6 +354,19 @@ class Checkpoints:
             return step, manifest
         if names := damaged(self._directory):
             raise none_left(self._directory, names)
+        return None
+
+    def _best_intact(self, rank: Rank, read: Callable[[int, Manifest | None], T]) -> T | None:
+        """What ``read`` returns for the best intact checkpoint, from its step and manifest."""
+        for step in rank(saved_steps(self._directory)):
+            try:
+                found = read(step, verify(self._directory, step))
+            except DamagedError as error:
+                self._set_aside(step, error)
+                continue
+            self.best = step
+            return found
+        self.best = None
         return None
 
     def _set_aside(self, step: int, reason: object) -> None:

@@ -1,20 +1,30 @@
 """Runs of several processes: connecting them, and agreeing among them."""
 
+import contextlib
 import importlib.util
 import os
 import re
-from collections.abc import Callable, Mapping
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 import jax
 import numpy as np
+from jax import lax
 from jax._src import distributed as jax_distributed  # its key-value store has no public API
+from jax._src.clusters import ClusterEnv  # what jax.distributed.initialize finds out itself
 from jax.experimental import multihost_utils
 
 from jaxcnn.errors import UserError
+from jaxcnn.training import rendezvous
+from jaxcnn.training.watcher import Watcher
 
 T = TypeVar("T")
+
+HEARTBEAT_TIMEOUT = 100  # seconds, JAX's own default
+START_TIMEOUT = 300  # seconds, likewise
 
 _PATIENCE = 7 * 24 * 3600 * 1000  # milliseconds: preparing ImageNet takes hours
 
@@ -23,6 +33,9 @@ def initialize(
     coordinator_address: str | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,
+    *,
+    heartbeat_timeout: int = HEARTBEAT_TIMEOUT,
+    start_timeout: int = START_TIMEOUT,
 ) -> None:
     """Connect this process to the others of the run, if there are any.
 
@@ -33,9 +46,14 @@ def initialize(
         coordinator_address: ``host:port`` of process 0.
         num_processes: how many processes there are.
         process_id: the number of this process, from 0.
+        heartbeat_timeout: seconds after which a process that is not heard of counts as dead, which
+            ends all: JAX aborts them, and a :class:`Watcher` says so.
+        start_timeout: seconds in which all processes have to come.
 
     Raises:
-        UserError: if only some of the three are given, or their values do not fit.
+        UserError: if only some of the three are given, or their values do not fit; on all processes
+            that come, if some do not, or differ (:mod:`jaxcnn.training.rendezvous`). TPU pods are
+            left to JAX.
     """
     given = [coordinator_address, num_processes, process_id]
     if any(value is not None for value in given):
@@ -53,9 +71,86 @@ def initialize(
             raise UserError(
                 f"--coordinator_address={coordinator_address} has no port; it must be host:port."
             )
-        jax.distributed.initialize(coordinator_address, num_processes, process_id)
-    elif _is_slurm_step(os.environ) or _is_tpu_pod(os.environ):
-        jax.distributed.initialize()
+    elif _is_slurm_step(os.environ):
+        coordinator_address, num_processes, process_id, _ = (
+            ClusterEnv.auto_detect_unset_distributed_params(
+                None, None, None, None, None, start_timeout
+            )
+        )
+    elif not _is_tpu_pod(os.environ):
+        return
+    if num_processes is not None and num_processes > 1:
+        process = rendezvous.Process.this(process_id, num_processes)
+        rendezvous.meet(coordinator_address, process, start_timeout)
+    watcher = Watcher()
+    watcher.expect(
+        f"train.py: Not all processes of this run met within {start_timeout} seconds. Start them "
+        f"all, with one --coordinator_address of process 0 that all can reach, here "
+        f"{coordinator_address or 'that of the cluster'}, and each with its own --process_id."
+    )
+    jax.distributed.initialize(
+        coordinator_address,
+        num_processes,
+        process_id,
+        initialization_timeout=start_timeout,
+        heartbeat_timeout_seconds=heartbeat_timeout,
+    )
+    with _deadline(
+        start_timeout,
+        f"train.py: The processes have met, but their devices did not finish a first sum within "
+        f"{start_timeout} seconds: one of them hangs, or the network between them does not work. "
+        f"The process that says nothing is the first to look at.",
+    ):
+        watcher.expect(f"train.py: {lost_process()}")
+        on_all_processes(_check_sum)
+
+
+@contextlib.contextmanager
+def _deadline(seconds: float, sentence: str) -> Iterator[None]:
+    """End this process with a sentence and status 1 if the block takes longer.
+
+    It may hang in C++, where no exception reaches it.
+    """
+
+    def give_up() -> None:
+        print(sentence, file=sys.stderr, flush=True)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _check_sum() -> None:
+    """Add a number of each device on all devices; every process must call this.
+
+    Raises:
+        UserError: if one of this process's devices has another sum.
+    """
+    count = jax.device_count()
+    add = jax.pmap(lambda one: lax.psum(one * (1 + lax.axis_index("i")), "i"), "i")
+    sums = add(np.ones(jax.local_device_count(), np.int32)).addressable_shards
+    expected = count * (count + 1) // 2
+    for shard in sums:
+        found = int(np.asarray(shard.data).ravel()[0])
+        if found != expected:
+            raise UserError(
+                f"{shard.device} of process {jax.process_index()} computed {found} instead of "
+                f"{expected} as a sum over all {count} devices; test or replace it."
+            )
+
+
+def lost_process() -> str:
+    """What to say when another process of the run cannot be reached any more."""
+    return (
+        f"Process {jax.process_index()} of {jax.process_count()} lost another process of this run, "
+        f"which died, hangs, or cannot be reached; its own output may say why. Start the same "
+        f"command again on all: they resume from the last checkpoint."
+    )
 
 
 def _is_slurm_step(environ: Mapping[str, str]) -> bool:
@@ -203,6 +298,8 @@ def check_equal(value: Callable[[], int], message: str) -> None:
     """
     if is_single_process():
         return
-    numbers = multihost_utils.process_allgather(np.array(value()))
-    if len(set(numbers.flat)) > 1:
-        raise UserError(message)
+    numbers = multihost_utils.process_allgather(np.array(value())).ravel().tolist()
+    if len(set(numbers)) > 1:
+        others = [str(n) for n, number in enumerate(numbers) if number != numbers[0]]
+        names = ", ".join(others[:8]) + (f" and {len(others) - 8} more" if others[8:] else "")
+        raise UserError(f"{message} Other than process 0: {names}.")

@@ -5,7 +5,8 @@ import dataclasses
 import functools
 import itertools
 import signal
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from jaxcnn.convert.variables import save_torch
 from jaxcnn.errors import UserError, one_sentence
 from jaxcnn.training import distributed
 from jaxcnn.training.augmentation import Normalize
+from jaxcnn.training.best import EMA, has, ranked
 from jaxcnn.training.build import Experiment
 from jaxcnn.training.checkpoint_folder import saved_steps
 from jaxcnn.training.checkpoints import Checkpoints
@@ -28,7 +30,13 @@ from jaxcnn.training.nonfinite import NONFINITE_REMEDY, NonfiniteSteps, describe
 from jaxcnn.training.optimizer import carry_over, with_rate_factor
 from jaxcnn.training.parameters import Freeze, count
 from jaxcnn.training.profiling import Profile
-from jaxcnn.training.reporting import EMA_EVALUATION, Reporter, evaluations_in
+from jaxcnn.training.replicas import check_replicas
+from jaxcnn.training.reporting import (
+    EMA_EVALUATION,
+    Reporter,
+    evaluations_in,
+    with_ema_names,
+)
 from jaxcnn.training.signals import Stopped, StopSignals
 from jaxcnn.training.step import (
     TrainState,
@@ -37,6 +45,7 @@ from jaxcnn.training.step import (
     normalizer,
 )
 from jaxcnn.training.workdir import (
+    BEST_WEIGHTS,
     CHECKPOINTS,
     EMA_WEIGHTS,
     LAST_EVALUATION,
@@ -65,14 +74,14 @@ def train_and_evaluate(
     Args:
         experiment: from :func:`jaxcnn.training.build.build`.
         workdir: where ``config.json``, ``metrics.jsonl``, TensorBoard events, ``checkpoints/``
-            and in the end ``weights.safetensors`` are written.
+            and in the end ``weights.safetensors`` (and its like) are written.
         profile: traces some of the steps; None: none.
         debug_nans: whether a step that is not finite is taken again to name the layer; slower.
 
     Raises:
         UserError: if another run holds the workdir, it or the weights cannot be used, too many
-            images are bad, the loss became NaN or infinite, a checkpoint cannot be saved, or a
-            device has too little memory.
+            images are bad, the loss became NaN or infinite, the replicas differ, a checkpoint
+            cannot be saved, or a device has too little memory.
         Stopped: after SIGTERM, SIGINT or SIGUSR1, with the state saved.
     """
     plan, inputs = experiment.plan, experiment.inputs
@@ -89,7 +98,11 @@ def train_and_evaluate(
         state, freeze = _resumed(experiment, state, checkpoints)
         start_step = int(state.step)
         evaluations = _evaluations_until(start_step, workdir)
-        reporter = Reporter(workdir, plan, experiment.schedule, start_step)
+        # Stopped between a checkpoint and its evaluation; other processes may not see it yet.
+        last_figure = EMA + "loss" if experiment.with_ema else "loss"
+        lacking = plan.evaluates(start_step) and not has(evaluations, start_step, last_figure)
+        lacking = distributed.any_process(lacking and distributed.is_main_process())
+        reporter = Reporter(workdir, plan, experiment.schedule, start_step, evaluate_again=lacking)
         stack.callback(reporter.close)
         if profile is not None:
             stack.callback(profile.close)
@@ -121,6 +134,9 @@ def train_and_evaluate(
                 number = signal.SIGTERM
             if number is not None:
                 check_finite(reporter.recent())
+                step = int(unreplicate(state.step))
+                if plan.checks_replicas(step, saves=True):
+                    check_replicas(state, step)
                 checkpoints.save(state)
                 checkpoints.wait()
                 raise Stopped(number)
@@ -152,19 +168,27 @@ def train_and_evaluate(
                 if evaluation.examples is not None:  # before metrics.jsonl says that it is done
                     _save_examples(evaluation.examples, experiment, step, workdir)
                 reporter.write_evaluation(step, evaluation.means)
+                evaluations[step] = dict(evaluation.means)
                 if of_average is not None:
                     reporter.write_evaluation(step, of_average.means, EMA_EVALUATION)
+                    evaluations[step] |= with_ema_names(of_average.means)
                 reporter.write_image(step, "filters", first_filters, experiment.model, state)
-            evaluations[step] = evaluation.means
+            if experiment.best_by is not None:
+                known = [step] if checkpoints.best is None else [checkpoints.best, step]
+                checkpoints.best = rank(known)[0]
+
+        def rank(steps: Sequence[int]) -> list[int]:
+            return ranked(steps, evaluations, experiment.best_by)
 
         if not distributed.is_single_process():
             signals.install()  # all stop together, or some would wait for the others
-        # Stopped between a checkpoint and its evaluation; other processes may not see it yet.
-        lacking = distributed.is_main_process() and plan.evaluates(start_step)
-        if distributed.any_process(lacking and start_step not in evaluations):
+        if experiment.best_by is not None:
+            checkpoints.find_best(rank)
+        if lacking:
             evaluate_now(start_step)
         _check_evaluations(experiment, start_step, evaluations, workdir)
         state = _with_plateau(experiment, state, evaluations, reporter)
+        saved_at = time.monotonic()
         for step, batch in enumerate(reporter.timed_batches(batches), start_step + 1):
             if freeze is not None and step > plan.last_frozen_step:
                 freeze = None
@@ -191,9 +215,15 @@ def train_and_evaluate(
                 checkpoints.check()
             if plan.ends_epoch(step):
                 skipped = 0
-            if plan.saves(step):  # before the evaluation, which may fail
+            saves = plan.saves(step) or (
+                plan.logs(step) and _minutes_have_passed(experiment.save_every_minutes, saved_at)
+            )
+            if plan.checks_replicas(step, saves=saves):
+                check_replicas(state, step)
+            if saves:  # before the evaluation, which may fail
                 with reporter.paused():
                     checkpoints.save(state)
+                saved_at = time.monotonic()
             if plan.evaluates(step):
                 evaluate_now(step)
                 state = _with_plateau(experiment, state, evaluations, reporter)
@@ -202,7 +232,14 @@ def train_and_evaluate(
                 preempted=distributed.is_preempted(step),
             )
         checkpoints.wait()
-        _export(experiment, workdir, state)
+        # An error of the main process ends the others, too.
+        distributed.main_process_first("exported", lambda: _export(experiment, workdir, state))
+        if experiment.best_by is not None:
+            best = checkpoints.read_best(rank, ema=experiment.best_by.startswith(EMA))
+            export_best = functools.partial(
+                _export_best, experiment, workdir, checkpoints.best, best, evaluations, reporter
+            )
+            distributed.main_process_first("exported best", export_best)
         stop_if_requested(may_ask=True)
     distributed.barrier("trained")
 
@@ -304,6 +341,29 @@ def _export(experiment: Experiment, workdir: Path, state: TrainState) -> None:
         save_torch(workdir / WEIGHTS, unreplicate(state.variables))
         if experiment.with_ema:
             save_torch(workdir / EMA_WEIGHTS, unreplicate(state.ema))
+
+
+def _export_best(
+    experiment: Experiment,
+    workdir: Path,
+    step: int | None,
+    variables: Any,
+    evaluations: Mapping[int, Mapping[str, float]],
+    reporter: Reporter,
+) -> None:
+    """Write the variables of the best checkpoint, or their average, under torch's names."""
+    if not distributed.is_main_process():
+        return
+    name = experiment.best_by
+    if step is None:
+        reporter.say(f"No checkpoint with {name} is intact: {BEST_WEIGHTS} is not written.")
+        return
+    with _writing(f"The weights cannot be written to {workdir}"):
+        save_torch(workdir / BEST_WEIGHTS, variables)
+    reporter.say(
+        f"The best checkpoint is that of step {step} ({name} {evaluations[step][name]:.4f}); its "
+        f"weights are in {workdir / BEST_WEIGHTS}."
+    )
 
 
 def _save_examples(examples: Examples, experiment: Experiment, step: int, workdir: Path) -> None:
@@ -445,6 +505,18 @@ def _train_step(
         return pmapped
     teacher_variables = replicate(experiment.teacher_variables)
     return lambda state, batch: pmapped(state, batch, teacher_variables)
+
+
+def _minutes_have_passed(minutes: float | None, since: float) -> bool:
+    """Whether so many have passed on the main process; every process must call this.
+
+    Args:
+        minutes: None: the answer is no.
+        since: a time of ``time.monotonic``.
+    """
+    if minutes is None:
+        return False
+    return bool(distributed.from_main_process(time.monotonic() - since >= 60 * minutes))
 
 
 def _stop_requested(signals: StopSignals, may_ask: bool) -> int | None:

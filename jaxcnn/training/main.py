@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import re
 import signal
 import sys
 import traceback
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 WRONG_REQUEST = 2
+FAILED = 1
+# What Gloo and JAX's coordination service say where another process is gone.
+_LOST = re.compile(
+    "Connection (closed|reset|refused)|Broken pipe|Socket closed|Timed out waiting|heartbeat"
+    "|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED",
+    re.IGNORECASE,
+)
 EXAMPLE = "--config configs/resnet18.py:digits"
 
 
@@ -88,6 +96,8 @@ def main(
     coordinator_address: str | None,
     num_processes: int | None,
     process_id: int | None,
+    heartbeat_timeout: int,
+    start_timeout: int,
     draw: Callable[[Path], None],
 ) -> int:
     """Train as the flags say.
@@ -103,6 +113,8 @@ def main(
         coordinator_address: the flag.
         num_processes: the flag.
         process_id: the flag.
+        heartbeat_timeout: the flag.
+        start_timeout: the flag.
         draw: draws the trained run into its workdir, on the main process.
 
     Returns:
@@ -135,7 +147,13 @@ def main(
             jax.config.update("jax_enable_compilation_cache", False)
         from jaxcnn.training import distributed
 
-        distributed.initialize(coordinator_address, num_processes, process_id)
+        distributed.initialize(
+            coordinator_address,
+            num_processes,
+            process_id,
+            heartbeat_timeout=heartbeat_timeout,
+            start_timeout=start_timeout,
+        )
         exit_on_signals()  # again: JAX's preemption service has taken SIGTERM for itself
         settings = _agreed(settings)
         folder = Path(workdir) if workdir else _new_workdir(settings)
@@ -158,7 +176,32 @@ def main(
         name = signal.Signals(stopped.signal_number).name
         print(f"Stopped by {name}; resume with --workdir {folder}.", file=sys.stderr)
         return 128 + stopped.signal_number
+    except Exception as error:
+        _leave_others(error)
+        raise
     return 0
+
+
+def _leave_others(error: Exception) -> None:
+    """End this process at once after an unexpected error, if it is one of several.
+
+    Otherwise JAX would wait for the others, which wait for this one.
+    """
+    if "jax" not in sys.modules:
+        return
+    import jax
+
+    from jaxcnn.training import distributed
+
+    if distributed.is_single_process():
+        return
+    if isinstance(error, jax.errors.JaxRuntimeError) and _LOST.search(str(error)):
+        print(f"train.py: {distributed.lost_process()}", file=sys.stderr)
+    else:
+        traceback.print_exception(error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(FAILED)
 
 
 def _draw(draw: Callable[[Path], None], workdir: Path) -> None:

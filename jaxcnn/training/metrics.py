@@ -5,7 +5,7 @@ import errno
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ class MetricsWriter:
     Args:
         workdir: an existing folder.
         start_step: the step from which the run resumes; 0 for a new one.
+        without: splits whose lines of that step are dropped, too: they will be written again.
         report: called with a sentence if lines were dropped because they cannot be read.
 
     Raises:
@@ -35,6 +36,8 @@ class MetricsWriter:
         self,
         workdir: Path,
         start_step: int = 0,
+        *,
+        without: Collection[str] = (),
         report: Callable[[str], None] = lambda sentence: None,
     ):
         # Not above: it imports torch where that is installed, which reading does not need.
@@ -45,7 +48,12 @@ class MetricsWriter:
         lines, damaged = read_lines(self._path)
         if damaged:
             report(f"Dropped {damaged} line(s) of {self._path} that cannot be read.")
-        kept = [line for line in lines if line["step"] <= start_step]
+        kept = [
+            line
+            for line in lines
+            if line["step"] < start_step
+            or (line["step"] == start_step and line["split"] not in without)
+        ]
         with self._writing():
             with atomic_write(self._path) as file:
                 file.write("".join(_dump(line) for line in kept).encode())

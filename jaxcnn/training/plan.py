@@ -16,6 +16,10 @@ class Plan:
         log_every_steps: steps from one line of metrics to the next; an epoch ends with one too.
         evaluate_every_epochs: epochs from one evaluation to the next; the run ends with one too.
         save_every_epochs: epochs from one checkpoint to the next; the run ends with one too.
+        save_every_steps: steps from one checkpoint to the next, beside those; None: none.
+        save_evaluated: whether there is a checkpoint for each evaluation, too.
+        check_replicas_every: steps from one comparison of the replicas to the next; there is one
+            before each checkpoint, too. 0: none at all.
         unfreeze_epoch: the epochs after which what is frozen trains, too; None: never.
     """
 
@@ -25,6 +29,9 @@ class Plan:
     log_every_steps: int = 100
     evaluate_every_epochs: int = 1
     save_every_epochs: int = 1
+    save_every_steps: int | None = None
+    save_evaluated: bool = False
+    check_replicas_every: int = 0
     unfreeze_epoch: int | None = None
 
     @property
@@ -47,8 +54,12 @@ class Plan:
         return step > 0 and step % self.steps_per_epoch == 0
 
     def logs(self, step: int) -> bool:
-        """Whether training metrics are due."""
-        return step % self.log_every_steps == 0 or self.ends_epoch(step)
+        """Whether training metrics are due.
+
+        With each checkpoint, too: a run that resumes from it has lost those of the steps before.
+        """
+        due = step % self.log_every_steps == 0 or self.ends_epoch(step)
+        return due or self._saves_by_steps(step)
 
     def evaluates(self, step: int) -> bool:
         """Whether an evaluation is due."""
@@ -56,7 +67,16 @@ class Plan:
 
     def saves(self, step: int) -> bool:
         """Whether a checkpoint is due."""
-        return self._due(step, self.save_every_epochs)
+        due = self._due(step, self.save_every_epochs) or self._saves_by_steps(step)
+        return due or (self.save_evaluated and self.evaluates(step))
+
+    def _saves_by_steps(self, step: int) -> bool:
+        return self.save_every_steps is not None and step > 0 and step % self.save_every_steps == 0
+
+    def checks_replicas(self, step: int, *, saves: bool) -> bool:
+        """Whether the replicas are to be compared, if a checkpoint is saved or not."""
+        every = self.check_replicas_every
+        return bool(every) and (saves or step % every == 0)
 
     def _due(self, step: int, every_epochs: int) -> bool:
         every = every_epochs * self.steps_per_epoch

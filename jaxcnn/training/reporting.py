@@ -10,6 +10,7 @@ import numpy as np
 from optax import Schedule
 
 from jaxcnn.training import distributed
+from jaxcnn.training.best import EMA
 from jaxcnn.training.devices import unreplicate
 from jaxcnn.training.metrics import MetricsWriter, read_metrics
 from jaxcnn.training.plan import Plan
@@ -29,15 +30,27 @@ class Reporter:
         plan: the run's.
         schedule: the learning rate by step.
         start_step: the step from which the run starts.
+        evaluate_again: whether that step will be evaluated, again if it was in part.
 
     Attributes:
         rate_factor: what the learning rate is multiplied by, beside its schedule.
     """
 
-    def __init__(self, workdir: Path, plan: Plan, schedule: Schedule, start_step: int):
+    def __init__(
+        self,
+        workdir: Path,
+        plan: Plan,
+        schedule: Schedule,
+        start_step: int,
+        *,
+        evaluate_again: bool = False,
+    ):
         main = distributed.is_main_process()
         self._plan, self._schedule = plan, schedule
-        self._writer = MetricsWriter(workdir, start_step, report=warn) if main else None
+        self._writer = None
+        if main:
+            dropped = (EVALUATION, EMA_EVALUATION) if evaluate_again else ()
+            self._writer = MetricsWriter(workdir, start_step, without=dropped, report=warn)
         self._progress = Progress(plan, start_step=start_step, shown=main)
         self._clock = Clock(plan.batch_size)
         self._recent: list[Any] = []  # metrics of the steps since the last line, on the devices
@@ -138,8 +151,19 @@ class Reporter:
 
 
 def evaluations_in(path: Path) -> dict[int, dict[str, Any]]:
-    """The evaluations in a ``metrics.jsonl``, by step."""
-    return {line["step"]: line for line in read_metrics(path) if line["split"] == EVALUATION}
+    """The evaluations in a ``metrics.jsonl``, by step; the average's figures as ``ema_top1``."""
+    evaluations: dict[int, dict[str, Any]] = {}
+    for line in read_metrics(path):
+        if line["split"] in (EVALUATION, EMA_EVALUATION):
+            of_average = line["split"] == EMA_EVALUATION
+            values = with_ema_names(line) if of_average else line
+            evaluations.setdefault(line["step"], {}).update(values)
+    return evaluations
+
+
+def with_ema_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of an evaluation of the average, ``top1`` as ``ema_top1``."""
+    return {EMA + name: value for name, value in values.items()}
 
 
 def _means(metrics: list[dict[str, np.ndarray]]) -> dict[str, float]:

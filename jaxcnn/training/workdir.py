@@ -17,6 +17,7 @@ CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
 LAST_EVALUATION = "evaluation.npz"
 WEIGHTS, EMA_WEIGHTS = "weights.safetensors", "weights_ema.safetensors"
+BEST_WEIGHTS = "best.safetensors"
 
 
 def has_checkpoint(workdir: Path) -> bool:

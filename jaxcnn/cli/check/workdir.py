@@ -8,7 +8,7 @@ from jaxcnn.errors import CheckpointError, UserError
 from jaxcnn.io.manifest import DamagedError
 from jaxcnn.io.safetensors import verify_safetensors
 from jaxcnn.training.checkpoint_folder import damaged, saved_steps, unfinished_steps, verify
-from jaxcnn.training.workdir import CHECKPOINTS, EMA_WEIGHTS, WEIGHTS
+from jaxcnn.training.workdir import BEST_WEIGHTS, CHECKPOINTS, EMA_WEIGHTS, WEIGHTS
 
 
 def check_workdir(workdir: Path) -> list[str]:
@@ -32,7 +32,8 @@ def check_workdir(workdir: Path) -> list[str]:
         _print(f"{CHECKPOINTS}/{name}", *_size(directory / name), "set aside: it is not used")
     for step in unfinished_steps(directory):
         _print(f"step {step}", 0, 0, "being saved, or cut off: it is not used")
-    bad += [name for name in (WEIGHTS, EMA_WEIGHTS) if not _are_intact(workdir / name)]
+    weights = (WEIGHTS, EMA_WEIGHTS, BEST_WEIGHTS)
+    bad += [name for name in weights if not _are_intact(workdir / name)]
     sys.stdout.flush()
     if bad:
         print(f"jaxcnn: damaged in {workdir}: {', '.join(bad)}.", file=sys.stderr)

@@ -7,6 +7,7 @@ from jaxcnn.data.policies import POLICIES
 from jaxcnn.data.presets import EVAL_CROPS, FITS, TRAIN_CROPS
 from jaxcnn.data.transforms import INTERPOLATIONS
 from jaxcnn.errors import UserError
+from jaxcnn.training.best import BEST_BY
 from jaxcnn.training.config.values import (
     Allowed,
     Boolean,
@@ -257,10 +258,23 @@ KEYS: tuple[Key, ...] = (
         "the state so are skipped", resumable=True),
     Key("max_nonfinite", 10, _COUNT, "`skip`: steps in a row that are skipped before the run stops",
         resumable=True),
+    Key("check_replicas_every", 100, Number(int, at_least=0),
+        "steps after which all devices must have the same state, bit for bit, as before each "
+        "checkpoint; 0: not checked", resumable=True),
     Key("checkpoint.every_epochs", 1, _COUNT, "epochs from one checkpoint to the next",
         resumable=True),
+    Key("checkpoint.every_steps", None, _COUNT,
+        "steps from one checkpoint to the next, beside those of epochs",
+        open="never", stays_open=True, resumable=True),
+    Key("checkpoint.every_minutes", None, Number(above=0),
+        "minutes since the last checkpoint after which the next line of metrics comes with one",
+        open="never", stays_open=True, resumable=True),
     Key("checkpoint.keep", 3, _COUNT, "how many of the last checkpoints are kept",
         resumable=True),
+    Key("checkpoint.best_by", None, Choice(BEST_BY),
+        "figure of the evaluation by which the best checkpoint is kept, too (`ema_`: of the "
+        "average); its weights are `best.safetensors` in the end",
+        open="none", stays_open=True, resumable=True),
 )
 # fmt: on
 BY_NAME = {key.name: key for key in KEYS}

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from jaxcnn import models
 from jaxcnn.data import tensor_operations
 from jaxcnn.errors import UserError
+from jaxcnn.training.best import EMA
 from jaxcnn.training.config.keys import BY_NAME, KEYS, check_value
 from jaxcnn.training.optimizer import OPTIMIZERS, WITH_MOMENTUM, WITH_NESTEROV
 from jaxcnn.training.parameters import BODY
@@ -162,6 +163,16 @@ def _ema(config: ConfigDict) -> str | None:
     return None
 
 
+def _best_by(config: ConfigDict) -> str | None:
+    best_by = config.checkpoint.best_by
+    if best_by is not None and best_by.startswith(EMA) and not config.ema.decay:
+        return (
+            f"config.checkpoint.best_by={best_by} needs an average of the parameters; set "
+            f"config.ema.decay, or config.checkpoint.best_by={best_by.removeprefix(EMA)}."
+        )
+    return None
+
+
 def _freezing(config: ConfigDict) -> str | None:
     if config.unfreeze_epoch is not None and config.freeze is None:
         return (
@@ -212,6 +223,7 @@ RULES: tuple[Rule, ...] = (
     _optimizer_args,
     _schedule,
     _ema,
+    _best_by,
     _freezing,
     _teacher,
 )

@@ -36,9 +36,11 @@ def validate(config: ConfigDict, device_count: int, process_count: int = 1) -> N
     _check_memory(config, process_count)
     if config.batch_size % device_count:
         lower = config.batch_size // device_count * device_count
+        counts = [n for n in range(1, device_count) if config.batch_size % n == 0]
         raise UserError(
             f"config.batch_size={config.batch_size} is not divisible by the {device_count} "
-            f"devices; use a multiple of {device_count}, for example {lower or device_count}."
+            f"devices; use a multiple of {device_count}, for example {lower or device_count}. To "
+            f"resume a run with this batch size, use {_either(counts)} device(s)."
         )
     if config.batch_size // device_count % config.accumulate_steps:
         raise UserError(
@@ -46,6 +48,12 @@ def validate(config: ConfigDict, device_count: int, process_count: int = 1) -> N
             f"{config.batch_size // device_count} images of each device's batch; use a divisor of "
             f"it."
         )
+
+
+def _either(numbers: list[int]) -> str:
+    """The largest numbers, joined by "or"."""
+    *others, last = map(str, numbers[-5:])
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def training_sizes(config: ConfigDict) -> list[int]:
