@@ -29,7 +29,7 @@ from jaxcnn.models.layers import (
     MaxPool,
     avg_pool,
     max_pool,
-    plain_convolutions,
+    traced_for,
 )
 from jaxcnn.models.receptive_fields import Views, receptive_fields
 from jaxcnn.models.registry import create_model
@@ -315,7 +315,7 @@ def _trace(model: Classifier, input_shape: tuple[int, ...]) -> _Trace:
 
     modules: dict[Path, _Module] = {}
     try:
-        with plain_convolutions(), nn.intercept_methods(functools.partial(_record, modules)):
+        with traced_for("any"), nn.intercept_methods(functools.partial(_record, modules)):
             jaxpr, variables = jax.make_jaxpr(apply, return_shape=True)(key, images)
     except UserError:
         jax.eval_shape(model.init, key, images)  # its message knows the smallest size

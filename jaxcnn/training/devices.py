@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxcnn.models.layers import traced_for
 from jaxcnn.training.step import AXIS
 
 
@@ -26,7 +27,13 @@ def split(tree: Any) -> Any:
 
 def pmap(step: Callable[..., Any], **kwargs: Any) -> Callable[..., Any]:
     """A step of :mod:`jaxcnn.training.step` on all devices; see ``jax.pmap``."""
-    return jax.pmap(functools.partial(step, axis_name=AXIS), axis_name=AXIS, **kwargs)
+
+    @functools.wraps(step)
+    def on_each(*args: Any) -> Any:
+        with traced_for(jax.local_devices()[0].platform):
+            return step(*args, axis_name=AXIS)
+
+    return jax.pmap(on_each, axis_name=AXIS, **kwargs)
 
 
 def join(tree: Any) -> Any:

@@ -20,7 +20,6 @@ from jaxcnn.models.layers.convolution import (
     kaiming_normal_fan_out,
     torch_default_init,
 )
-from jaxcnn.models.layers.convolve import plain_convolutions
 from jaxcnn.models.layers.module import (
     INITIALIZERS,
     ImageTooSmall,
@@ -41,6 +40,7 @@ from jaxcnn.models.layers.normalization import (
     local_response_norm,
     norm_factory,
 )
+from jaxcnn.models.layers.platforms import traced_for
 from jaxcnn.models.layers.pooling import (
     MaxPool,
     adaptive_avg_pool,
@@ -84,7 +84,7 @@ __all__ = [
     "max_pool_switches",
     "max_unpool",
     "norm_factory",
-    "plain_convolutions",
     "torch_default_init",
+    "traced_for",
     "window_switches",
 ]

@@ -2,11 +2,9 @@
 
 XLA computes some convolutions on a CPU very slowly. ``benchmarks/convolution.py`` has the figures
 behind every choice here. The choice is made when a program is lowered
-(``lax.platform_dependent``), so that one for a GPU is right on a machine without one.
+(:mod:`jaxcnn.models.layers.platforms`), so that one for a GPU is right on a machine without one.
 """
 
-import contextlib
-import contextvars
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -16,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcnn.models.arithmetic import conv_output_size
+from jaxcnn.models.layers.platforms import by_platform
 from jaxcnn.models.layers.row_sums import block_size, repeat_rows
 
 # Output pixels per image up to which a convolution on a CPU is one matrix product of patches.
@@ -34,24 +33,6 @@ MAX_BLOCKS = 16
 
 Pair = tuple[int, int]
 
-_plain = contextvars.ContextVar("plain", default=False)
-
-
-@contextlib.contextmanager
-def plain_convolutions() -> Iterator[None]:
-    """Within the block, trace each convolution as XLA's own, on every platform.
-
-    For formats that do not know platforms, and for what reads a network's jaxpr::
-
-        with plain_convolutions():
-            jaxpr = jax.make_jaxpr(model.apply)(variables, images)
-    """
-    token = _plain.set(True)
-    try:
-        yield
-    finally:
-        _plain.reset(token)
-
 
 def convolve(
     x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Pair, dilation: Pair, groups: int
@@ -69,11 +50,9 @@ def convolve(
         groups: of channels that are convolved separately.
     """
     arguments = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-    rule = None if _plain.get() else cpu_rule(x, kernel, **arguments)
     default = functools.partial(plain_convolution, **arguments)
-    if rule is None:
-        return default(x, kernel)
-    return lax.platform_dependent(x, kernel, cpu=rule, default=default)
+    rule = cpu_rule(x, kernel, **arguments)
+    return default(x, kernel) if rule is None else by_platform(x, kernel, cpu=rule, default=default)
 
 
 def cpu_rule(

@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 
 from jaxcnn.errors import UserError, suggest
 from jaxcnn.models.layers.module import LayerFactory, Module
+from jaxcnn.models.layers.platforms import by_platform
 from jaxcnn.models.layers.row_sums import block_size, repeat_rows, sum_rows
 
 
@@ -112,7 +113,7 @@ class BatchNorm(Module):
         block = block_size(math.prod(x.shape[:-1]))
         if block is None or self.axis_name is not None:
             return by_sums(x, scale, bias)
-        return lax.platform_dependent(x, scale, bias, cpu=by_products, default=by_sums)
+        return by_platform(x, scale, bias, cpu=by_products, default=by_sums)
 
 
 def is_batch_norm(module: nn.Module) -> bool:

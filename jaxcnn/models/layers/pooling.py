@@ -12,6 +12,7 @@ from jax import lax
 
 from jaxcnn.models.arithmetic import Size, conv_output_size, pair, pool_output_size
 from jaxcnn.models.layers.module import Module, check_window
+from jaxcnn.models.layers.platforms import by_platform
 
 Pair = tuple[int, int]
 
@@ -98,7 +99,7 @@ def _max_pool_jvp(
 
     ((x,), (tangent,)) = primals, tangents
     y = _max_pool(x, window, strides, pads)
-    return y, lax.platform_dependent(x, tangent, cpu=by_places, default=by_xla)
+    return y, by_platform(x, tangent, cpu=by_places, default=by_xla)
 
 
 def _window_places(
