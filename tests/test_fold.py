@@ -121,10 +121,7 @@ def assert_folds(model: Classifier, size: int, seed: int = 0) -> tuple[Classifie
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] * (name == "inception_v3"))
-        for name in NETWORKS
-    ],
+    [pytest.param(name, marks=[pytest.mark.slow] * (name == "inception_v3")) for name in NETWORKS],
 )
 def test_folded_network_computes_the_same_logits(name):
     size, arguments = NETWORKS[name]
