@@ -45,7 +45,7 @@ def serve(prepare: Callable[[], tuple[Callable[[], object], dict[str, object]]])
     run, facts = prepare()
     run()
     facts = {"compile_seconds": time.perf_counter() - start, **facts}
-    with contextlib.suppress(OSError):  # Linux: the peak begins anew, without the compilation's
+    with contextlib.suppress(OSError):  # Linux: the peak starts again, without the compilation's
         pathlib.Path("/proc/self/clear_refs").write_text("5")
     start = time.perf_counter()
     run()
@@ -236,6 +236,24 @@ def plain_flax(next_function, args, kwargs, context):
                 layer.put_variable("batch_stats", name, value)
         return y
     return next_function(*args, **kwargs)
+
+
+def sides(prepare, prepare_torch):
+    """The sides by name: ``prepare`` as this project runs, and with plain Flax; and PyTorch's."""
+
+    def prepare_jax(*args):
+        from jaxcnn.platform import set_xla_flags
+
+        set_xla_flags()
+        return prepare(*args)
+
+    def prepare_flax(*args):
+        from flax import linen as nn
+
+        with nn.intercept_methods(plain_flax):
+            return prepare(*args)
+
+    return {"jaxcnn": prepare_jax, "flax": prepare_flax, "torch": prepare_torch}
 
 
 def torch_module(name: str):

@@ -14,22 +14,7 @@ import argparse
 import alternate
 
 
-def prepare_jax(name: str, size: int, batch: int, arguments: argparse.Namespace):
-    from jaxcnn.platform import set_xla_flags
-
-    set_xla_flags()
-    return _prepare(name, size, batch, arguments)
-
-
-def prepare_flax(name: str, size: int, batch: int, arguments: argparse.Namespace):
-    from flax import linen as nn
-
-    arguments.fold = False
-    with nn.intercept_methods(alternate.plain_flax):
-        return _prepare(name, size, batch, arguments)
-
-
-def _prepare(name: str, size: int, batch: int, arguments: argparse.Namespace):
+def prepare(name: str, size: int, batch: int, arguments: argparse.Namespace):
     import jax
     import jax.numpy as jnp
 
@@ -38,7 +23,7 @@ def _prepare(name: str, size: int, batch: int, arguments: argparse.Namespace):
 
     model = models.create_model(name, dtype=arguments.dtype)
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, size, size, 3)))
-    if arguments.fold:
+    if arguments.fold and arguments.child != "flax":  # its norms have running statistics
         model, variables = convert.fold_batch_norm(model, variables)
     program = forward_pass(model, variables, image_size=size, batch_size=batch)
     return program.run, {"compile_seconds": program.compile_seconds}
@@ -70,5 +55,4 @@ def add_fold(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    sides = {"jaxcnn": prepare_jax, "flax": prepare_flax, "torch": prepare_torch}
-    alternate.main(__file__, __doc__, sides, add_fold, cost=1)
+    alternate.main(__file__, __doc__, alternate.sides(prepare, prepare_torch), add_fold, cost=1)

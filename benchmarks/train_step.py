@@ -20,21 +20,7 @@ import argparse
 import alternate
 
 
-def prepare_jax(name: str, size: int, batch: int, arguments: argparse.Namespace):
-    from jaxcnn.platform import set_xla_flags
-
-    set_xla_flags()
-    return _prepare(name, size, batch, arguments)
-
-
-def prepare_flax(name: str, size: int, batch: int, arguments: argparse.Namespace):
-    from flax import linen as nn
-
-    with nn.intercept_methods(alternate.plain_flax):
-        return _prepare(name, size, batch, arguments)
-
-
-def _prepare(name: str, size: int, batch: int, arguments: argparse.Namespace):
+def prepare(name: str, size: int, batch: int, arguments: argparse.Namespace):
     from jaxcnn import models
     from jaxcnn.training.speed import training_step
 
@@ -79,5 +65,4 @@ def add_pmap(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    sides = {"jaxcnn": prepare_jax, "flax": prepare_flax, "torch": prepare_torch}
-    alternate.main(__file__, __doc__, sides, add_pmap, cost=3)
+    alternate.main(__file__, __doc__, alternate.sides(prepare, prepare_torch), add_pmap, cost=3)

@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from jaxcnn.errors import UserError
+from jaxcnn.cli.checks import check_at_least_1
 
 if TYPE_CHECKING:
     from jaxcnn.models.classifier import Classifier
@@ -64,10 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     from jaxcnn import models
     from jaxcnn.training.speed import peak_arithmetic
 
-    for option in ("image_size", "batch_size", "rounds"):
-        value = getattr(arguments, option)
-        if value is not None and value < 1:
-            raise UserError(f"--{option}={value} must be at least 1.")
+    check_at_least_1(arguments, "image_size", "batch_size", "rounds")
     device = jax.devices()[0]
     batch_size = arguments.batch_size or (8 if device.platform == "cpu" else 128)
     multiply_adds = [  # before the first of them takes its time

@@ -4,6 +4,7 @@ import argparse
 import signal
 from typing import TYPE_CHECKING
 
+from jaxcnn.cli.checks import check_at_least_1
 from jaxcnn.errors import UserError
 
 if TYPE_CHECKING:
@@ -85,8 +86,7 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
             f"--num_classes={arguments.num_classes} needs --model: without a model the shapes in "
             f"SRC are converted as they are; add --model, such as --model resnet18."
         )
-    if arguments.num_classes < 1:
-        raise UserError(f"--num_classes={arguments.num_classes} must be at least 1.")
+    check_at_least_1(arguments, "num_classes")
 
 
 def _model(arguments: argparse.Namespace) -> "Classifier | None":

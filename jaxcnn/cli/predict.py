@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from jaxcnn.cli import network
+from jaxcnn.cli.checks import check_at_least_1
 from jaxcnn.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,10 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         UserError: if an argument is invalid, or the network or an image cannot be read.
     """
-    for name in ("topk", "batch_size"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name}={value} must be at least 1.")
+    check_at_least_1(arguments, "topk", "batch_size")
     from tqdm import tqdm
 
     from jaxcnn.data.image_list import ImageList

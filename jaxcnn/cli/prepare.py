@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 from jaxcnn.cli import dataset_arguments
+from jaxcnn.cli.checks import check_at_least_1
 from jaxcnn.errors import UserError
 
 # Config keys, in errors that are written for train.py, by the arguments here.
@@ -73,10 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         UserError: if an argument is invalid, the dataset cannot be read or has damaged images, or
             the copy cannot be written.
     """
-    for name in ("shorter_side", "quality", "shard_examples", "workers"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name}={value} must be at least 1.")
+    check_at_least_1(arguments, "shorter_side", "quality", "shard_examples", "workers")
     if arguments.quality > 100:
         raise UserError(f"--quality={arguments.quality} must be from 1 to 100.")
     from tqdm import tqdm

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxcnn.cli import dataset_arguments, network
+from jaxcnn.cli.checks import check_at_least_1
 from jaxcnn.errors import UserError, suggest
 
 if TYPE_CHECKING:
@@ -75,8 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         UserError: if an argument is invalid, the network or the dataset cannot be read, or their
             classes are not the same.
     """
-    if arguments.batch_size is not None and arguments.batch_size < 1:
-        raise UserError(f"--batch_size={arguments.batch_size} must be at least 1.")
+    check_at_least_1(arguments, "batch_size")
     if arguments.max_skipped is not None and not 0 <= arguments.max_skipped <= 1:
         raise UserError(f"--max_skipped={arguments.max_skipped} must be from 0 to 1.")
     if arguments.dataset is None and arguments.workdir is None:

@@ -301,5 +301,4 @@ def check_equal(value: Callable[[], int], message: str) -> None:
     numbers = multihost_utils.process_allgather(np.array(value())).ravel().tolist()
     if len(set(numbers)) > 1:
         others = [str(n) for n, number in enumerate(numbers) if number != numbers[0]]
-        names = ", ".join(others[:8]) + (f" and {len(others) - 8} more" if others[8:] else "")
-        raise UserError(f"{message} Other than process 0: {names}.")
+        raise UserError(f"{message} Other than process 0: {rendezvous.first_of(others)}.")

@@ -139,7 +139,7 @@ class WorkdirLock:
 
     def _wait_for_sign_of_life(self, path: Path, owner: Owner) -> None:
         def state() -> tuple[int, Owner | None]:
-            with path.open("rb") as file:  # network disks look anew when a file is opened
+            with path.open("rb") as file:  # network disks look again when a file is opened
                 return os.fstat(file.fileno()).st_mtime_ns, Owner.read(path)
 
         with contextlib.suppress(FileNotFoundError):  # it has ended

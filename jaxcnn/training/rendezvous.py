@@ -12,7 +12,7 @@ import json
 import platform
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from jaxcnn import __version__
 from jaxcnn.errors import UserError
@@ -156,14 +156,18 @@ def _introduced(connection: socket.socket) -> Process | None:
         return None
 
 
+def first_of(names: Sequence[str]) -> str:
+    """The first eight names, and how many more there are."""
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if names[8:] else "")
+
+
 def _missing(count: int, found: Mapping[int, Process], timeout: float) -> str:
     missing = [str(number) for number in range(count) if number not in found]
-    names = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if missing[8:] else "")
     present = ", ".join(f"{number} on {found[number].host}" for number in sorted(found)[:8])
     return (
-        f"Of {count} processes {names} did not come within {timeout:g} seconds (there were: "
-        f"{present}). Start all, with the same --coordinator_address and --num_processes, and each "
-        f"with its own --process_id."
+        f"Of {count} processes {first_of(missing)} did not come within {timeout:g} seconds (there "
+        f"were: {present}). Start all, with the same --coordinator_address and --num_processes, "
+        f"and each with its own --process_id."
     )
 
 

@@ -121,7 +121,6 @@ def _places(
     x = jnp.pad(x, around)
     tops = range(0, kernel.shape[0] * dilation[0], dilation[0])
     lefts = range(0, kernel.shape[1] * dilation[1], dilation[1])
-
     down, across = (height - 1) * stride[0] + 1, (width - 1) * stride[1] + 1
     if barrier:
         rows = [x[..., top : top + down : stride[0], :, :] for top in tops]
