@@ -26,6 +26,8 @@ NOT_GOVERNED = {
     *("eval.split", "eval.every_epochs", "eval.batch_size", "max_skipped", "channels", "fit"),
     *("checkpoint.every_epochs", "checkpoint.keep", "log_norms", "augment.padding"),
     *("augment.resize_size", "freeze_batch_stats", "teacher_temperature", "teacher_weight"),
+    *("checkpoint.every_steps", "checkpoint.every_minutes", "checkpoint.best_by"),
+    *("on_nonfinite", "max_nonfinite", "check_replicas_every"),
 }
 
 
