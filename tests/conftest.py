@@ -3,8 +3,10 @@
 import gc
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -16,6 +18,22 @@ from processes import DEVICES, ROOT, start_train
 # Before a test imports JAX: tests are for CPUs, and replicas need four of them in one process.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=4"
+
+# Tests compile the same programs again and again: they share JAX's cache with each other, with
+# the processes that they start and with pytest's other workers, which inherit the variables.
+_COMPILED = "JAX_COMPILATION_CACHE_DIR"
+_is_worker = "PYTEST_XDIST_WORKER" in os.environ
+if not _is_worker:
+    os.environ[_COMPILED] = tempfile.mkdtemp(prefix="jaxcnn-compiled-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    # As in jaxcnn.platform: some releases of jaxlib log an error for each program that they read.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def pytest_unconfigure() -> None:
+    """Deletes the compiled programs."""
+    if not _is_worker:
+        shutil.rmtree(os.environ[_COMPILED], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from flax import linen as nn
+from quick_jit import jit
 
 from jaxcnn import convert
 
@@ -39,7 +40,7 @@ def assert_same(
     theirs = theirs.double().train(train)
     theirs.zero_grad()
     rng = np.random.default_rng(0)
-    variables = ours.init(jax.random.key(0), jnp.asarray(x))
+    variables = jax.eval_shape(ours.init, jax.random.key(0), jnp.asarray(x))
     # Positive, for running variances are among them.
     variables = jax.tree.map(lambda leaf: rng.uniform(0.5, 1.5, leaf.shape), variables)
     state = {k: torch.from_numpy(v) for k, v in convert.to_torch(variables).items()}
@@ -49,7 +50,7 @@ def assert_same(
         y, new = ours.apply({**variables, "params": params}, x, train, mutable=["batch_stats"])
         return jnp.sum(jnp.sin(y)), (y, new)
 
-    gradient = jax.grad(loss, argnums=(0, 1), has_aux=True)
+    gradient = jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
     (grads, x_grad), (y, new) = gradient(variables.get("params", {}), jnp.asarray(x))
     tx = nchw(x).requires_grad_()
     ty = theirs(tx)

@@ -12,6 +12,7 @@ import pytest
 from flax import linen as nn
 from flax import traverse_util
 from photos import jpeg, photo
+from quick_jit import jit
 from tiny import TinyNet
 
 from jaxcnn import cli, convert, models
@@ -56,9 +57,6 @@ OTHERS = (
     *("convnext_tiny", "densenet201", "googlenet", "inception_v3", "mnasnet0_5", "mobilenet_v2"),
     *("mobilenet_v3_large", "shufflenet_v2_x1_0", "vgg11", "wide_resnet50_2"),
 )
-
-# What XLA makes of a network is the same without LLVM's last polish, which takes most of the time.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @pytest.fixture(autouse=True)

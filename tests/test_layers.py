@@ -13,6 +13,7 @@ from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from layer_parity import nchw
+from quick_jit import jit
 
 from jaxcnn import convert
 from jaxcnn.errors import UserError
@@ -67,7 +68,8 @@ def test_conv_and_its_gradients_equal_torchs(case, bias):
     x = array(0, 2, *size, channels)
     ours = layers.Conv(features, **arguments, use_bias=bias, param_dtype=jnp.float64)
     theirs = torch.nn.Conv2d(channels, features, **arguments, bias=bias).double()
-    params = ours.init(jax.random.key(0), x)["params"]
+    shapes = jax.eval_shape(ours.init, jax.random.key(0), x)["params"]
+    params = jax.tree.map(lambda leaf: array(0, *leaf.shape), shapes)
     state = convert.to_torch({"params": params})
     theirs.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()})
 
@@ -75,7 +77,7 @@ def test_conv_and_its_gradients_equal_torchs(case, bias):
         y = ours.apply({"params": params}, x)
         return (y**2).sum(), y
 
-    (grads, x_grad), y = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, x)
+    (grads, x_grad), y = jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(params, x)
     tx = nchw(x).requires_grad_()
     ty = theirs(tx)
     (ty**2).sum().backward()

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,30 +12,16 @@ import torch
 import torchvision
 from families import FAMILIES
 from flax import traverse_util
+from quick_jit import jit
 
 from jaxcnn import convert, models
 from jaxcnn.convert.state_dict import from_torch_unchecked
-from jaxcnn.models import layers
 from jaxcnn.models.classifier import Classifier
 
 # The project's standard of proof; not to be loosened to make a model pass.
 LOGITS = 1e-12
 STEPS = 1e-9
 FLOAT32_LOGITS = 1e-4
-
-
-def jit(function: Callable[..., Any], **kwargs: Any) -> Callable[..., Any]:
-    """``jax.jit`` for this machine's CPU, in less time.
-
-    Most of the time is LLVM's: what XLA makes of a network is the same without its last polish.
-    """
-
-    @functools.wraps(function)
-    def traced(*args: Any, **kwargs: Any) -> Any:
-        with layers.traced_for("cpu"):
-            return function(*args, **kwargs)
-
-    return jax.jit(traced, compiler_options={"xla_backend_optimization_level": 0}, **kwargs)
 
 
 def relative_error(ours: Any, reference: Any) -> float:

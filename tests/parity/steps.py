@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from compare import as_tuple, jit, nhwc, worst
+from compare import as_tuple, nhwc, worst
+from quick_jit import jit
 
 from jaxcnn import convert
 from jaxcnn.models.classifier import Classifier

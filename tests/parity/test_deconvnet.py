@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from compare import images, jit, nhwc, pair, relative_error
+from compare import images, nhwc, pair, relative_error
 from flax import linen as nn
+from quick_jit import jit
 from test_classics import TorchZFNet
 from test_classics import pair as classic_pair
 

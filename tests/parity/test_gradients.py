@@ -20,13 +20,13 @@ from compare import (
     STEPS,
     as_tuple,
     images,
-    jit,
     nhwc,
     randomize,
     relative_error,
     use_exact_hardsigmoid,
 )
 from families import FAMILIES
+from quick_jit import jit
 from torch import nn
 from torchvision.models import efficientnet as tv_efficientnet
 from torchvision.models import mobilenetv3 as tv_mobilenet_v3

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from compare import STEPS, jit, nhwc, randomize, relative_error, worst
+from compare import STEPS, nhwc, randomize, relative_error, worst
+from quick_jit import jit
 from reference_recipes import ExponentialMovingAverage, set_weight_decay
 from tiny import TinyNet
 from torch.optim import lr_scheduler

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import pytest
 import torch
 import torchvision
-from compare import LOGITS, images, jit, randomize, worst_logits_error
+from compare import LOGITS, images, randomize, worst_logits_error
+from quick_jit import jit
 from torch import nn
 
 from jaxcnn import convert, models
