@@ -118,8 +118,8 @@ class Classifier(Module, kw_only=True):
         if self.out_indices is not None:
             layers = [self.feature_layers[index] for index in self.out_indices]
             return outputs_of(self, layers, lambda: self.forward_features(x, train))
-        wanted = getattr(self, "aux_logits", False) and self.num_classes > 0
-        if not (wanted and (train or self.is_initializing())):  # for their parameters
+        auxiliary_heads = self.aux_outputs and self.aux_logits and self.num_classes
+        if not (auxiliary_heads and (train or self.is_initializing())):  # for their parameters
             return self.forward_head(self.forward_features(x, train), train)
         auxiliary: dict[str, jax.Array] = {}
         logits = self.forward_head(self.forward_features(x, train, auxiliary), train)
