@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -404,3 +405,24 @@ def test_load_pretrained_builds_an_extractor(module, tmp_path):
     np.testing.assert_allclose(last, expected.transpose(0, 2, 3, 1), rtol=1e-3, atol=1e-5)
     model, variables = convert.load_pretrained("squeezenet1_1", path, num_classes=0)
     np.testing.assert_array_equal(jit(model.apply)(variables, images), last.mean((1, 2)))
+
+
+@pytest.mark.slow
+def test_documented_examples_run(root, monkeypatch, capsys):
+    def load(name, **arguments):
+        model = models.create_model(name, **arguments)
+        return model, random_variables(model)
+
+    monkeypatch.setattr(convert, "load_pretrained", load)
+    text = (root / "docs" / "python.md").read_text()
+    blocks = re.findall(r"<!-- test: backbones -->\n```python\n(.*?)```", text, re.DOTALL)
+    values = {"images": random_images(64, 1)}
+    for block in blocks:
+        exec(block, values)
+        for name, shape in (("maps", [(8, 8, 128), (2, 2, 512)]), ("last_map", (2, 2, 512))):
+            shapes = jax.tree.map(lambda leaf: leaf.shape[1:], values.get(name))
+            assert name not in values or shapes == shape
+    assert capsys.readouterr().out.split("\n")[:2] == ["layer1 64 4", "layer2 128 8"]
+    assert values["features"].shape == (1, 512) and values["logits"].shape == (1, 1000)
+    maps = values["detector"].apply(values["initial"], values["images"])
+    assert [map_.shape for map_ in maps] == [(1, 8, 8, 5), (1, 2, 2, 5)]
