@@ -293,6 +293,13 @@ def test_extractor_is_a_layer_of_another_network():
     assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(grads["backbone"]))
 
 
+@pytest.mark.parametrize("name", ["mobilenet_v2", "squeezenet1_0"])
+def test_extractor_can_be_tabulated(name):
+    model = models.create_model(name, features_only=True, out_indices=(0,))
+    table = nn.tabulate(model, jax.random.key(0))(random_images(32))
+    assert "features/0" in table and "features/4" not in table, table
+
+
 def test_folded_extractor_computes_the_same_maps():
     model = tiny_vgg(out_indices=(0, 2))
     variables = random_variables(model)

@@ -118,6 +118,7 @@ class MobileNetV2(Classifier):
             strides += [stride] + [1] * (repetitions - 1)
         return tuple(f"features.{index}" for index in last_of_each_stride(strides))
 
+    @nn.nowrap
     def _rows(self) -> Sequence[Sequence[int]]:
         """The rows of the table, checked."""
         if self.inverted_residual_setting is None:

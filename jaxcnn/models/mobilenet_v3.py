@@ -163,6 +163,7 @@ class MobileNetV3(Classifier):
         x = flatten(adaptive_avg_pool(x, 1))
         return Sequential(layers, name="classifier")(x, train)
 
+    @nn.nowrap
     def _width(self, channels: int, divider: int = 1) -> int:
         return make_divisible(channels // divider * self.width_mult)
 

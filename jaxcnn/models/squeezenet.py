@@ -102,6 +102,7 @@ class SqueezeNet(Classifier):
         before = [fire + sum(pool < fire for pool in pools) + 1 for fire in sorted(pools)]
         return tuple(f"features.{index}" for index in (*before, FIRES + len(pools) + 1))
 
+    @nn.nowrap
     def _version(self) -> _Version:
         if self.version not in _VERSIONS:
             raise UserError(
