@@ -61,7 +61,7 @@ PRE_LOGITS = {
 TIMM = {
     **{f"efficientnet_v2_{size}": f"tf_efficientnetv2_{size}" for size in "sml"},
     **{f"mobilenet_v3_{size}": f"mobilenetv3_{size}_100" for size in ("large", "small")},
-    **{"mobilenet_v2": "mobilenetv2_100", "mnasnet1_3": None, "regnet_x_400mf": "regnetx_004_tv"},
+    **{"mobilenet_v2": "mobilenetv2_100", "mnasnet1_3": None, "anynet": None, "vgg": None},
     **{"mnasnet0_5": "mnasnet_050", "mnasnet0_75": "mnasnet_075", "mnasnet1_0": "mnasnet_100"},
     **{
         f"regnet_{kind}_{ours}": f"regnet{kind}_{theirs}"
@@ -70,8 +70,11 @@ TIMM = {
             *(("400mf", "004"), ("800mf", "008"), ("1_6gf", "016"), ("3_2gf", "032")),
             *(("8gf", "080"), ("16gf", "160"), ("32gf", "320"), ("128gf", "1280")),
         )
-        if (kind, ours) != ("x", "400mf")
     },
+    # Where the widths are torchvision's.
+    "regnet_x_400mf": "regnetx_004_tv",
+    "regnet_y_800mf": "regnety_008_tv",
+    "regnet_y_8gf": "regnety_080_tv",
 }
 TIMM_FAMILIES = {
     *("convnext", "densenet", "efficientnet", "inception", "mnasnet", "mobilenet_v2"),
@@ -143,9 +146,8 @@ def test_maps_have_the_shapes_of_feature_info(name):
 
 
 def in_timm(name: str) -> str | None:
-    if models.model_info(name).family not in TIMM_FAMILIES or name == "anynet":
-        return None
-    return TIMM.get(name, name)
+    known = models.model_info(name).family in TIMM_FAMILIES
+    return TIMM.get(name, name) if known else None
 
 
 @pytest.mark.slow
@@ -179,7 +181,9 @@ def test_maps_are_the_captured_intermediates_and_gradients_reach_every_parameter
             applied,
             images,
             method="forward_features",
-            capture_intermediates=lambda module, _: ".".join(module.path) in layers,
+            capture_intermediates=lambda module, method: (
+                method == "__call__" and ".".join(module.path) in layers
+            ),
             mutable=["intermediates"],
         )
         captured = traverse_util.flatten_dict(state["intermediates"], sep=".")
@@ -191,8 +195,8 @@ def test_maps_are_the_captured_intermediates_and_gradients_reach_every_parameter
     assert len(captured) == len(maps)
     for info, map_ in zip(extractor.feature_info, maps, strict=True):
         (expected,) = captured[f"{info.name}.__call__"]
-        np.testing.assert_array_equal(map_, expected)
-        assert np.std(map_) > 0
+        np.testing.assert_allclose(map_, expected, rtol=1e-5, atol=1e-5)  # compiled differently
+        assert np.std(map_) > 0.01
     grads = traverse_util.flatten_dict(grads, sep=".")
     for path in paths(shapes_of(extractor, size)["params"]):
         assert np.isfinite(grads[path]).all() and np.any(grads[path] != 0), path
