@@ -87,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of :func:`load_for_evaluation` beside those of the network."""
+    """Declare ``--crops`` and ``--fold_batch_norm``, for :func:`load_for_evaluation`."""
     parser.add_argument(
         "--crops",
         type=int,
@@ -95,6 +95,11 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
         help="10: the mean of the corners and the center, mirrored too; by default 1, or as the "
         "run was evaluated",
     )
+    add_folding_argument(parser)
+
+
+def add_folding_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--fold_batch_norm``."""
     parser.add_argument(
         "--fold_batch_norm",
         action="store_true",
