@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from jaxcnn.convert.timm_names import torchvision_names
 from jaxcnn.errors import UserError, suggest
 from jaxcnn.models.classifier import Classifier
 from jaxcnn.models.registry import list_models, model_info
@@ -105,7 +106,7 @@ def from_torch(
             :func:`jaxcnn.convert.load_checkpoint`: arrays (or tensors on the CPU) by torch's
             names. ``num_batches_tracked`` is optional. A prefix of all the model's names that is
             made of ``module.``, ``_orig_mod.``, ``model.``, ``net.`` and ``backbone.`` in any
-            combination is removed, and torchvision's old names are understood.
+            combination is removed, and torchvision's old names and timm's are understood.
         model: the network. The number of input channels is read from the kernel of its first
             convolution in the state dict, other shapes from the model at its default input size.
             Of a model with ``num_classes=0`` or ``features_only`` the state dict may also have
@@ -282,7 +283,8 @@ def clean_state_dict(
         }
     for pattern, replacement in _OLD_SPELLINGS:
         values = {pattern.sub(replacement, name): value for name, value in values.items()}
-    return {name: np.asarray(value) for name, value in values.items()}
+    arrays = {name: np.asarray(value) for name, value in values.items()}
+    return arrays if model is None else torchvision_names(arrays, model)
 
 
 def _prefix(names: Collection[str], model: Classifier | None) -> str:
