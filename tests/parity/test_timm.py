@@ -12,8 +12,8 @@ from jaxcnn.models.layers import BatchNorm
 from jaxcnn.testing import randomize, use_exact_hardsigmoid
 from jaxcnn.testing.arrays import LOGITS
 
-# timm's regnetx_004 is wider than torchvision's. What draws at random is off. timm's MobileNetV3 has torch's own epsilon, torchvision's has
-# TensorFlow's.
+# What draws at random is off. timm's MobileNetV3 has torch's own epsilon, torchvision's has
+# TensorFlow's; timm's regnetx_004 is wider than torchvision's.
 _STILL = {"dropout": 0.0}
 _TORCHS = _STILL | {"norm_layer": partial(BatchNorm, eps=1e-5)}
 
