@@ -23,16 +23,18 @@ from jaxcnn.cli import (
     prepare,
     report,
     summary,
+    train,
     validate,
     visualize,
 )
+from jaxcnn.cli.extras import missing_extra
 from jaxcnn.errors import UserError
 from jaxcnn.platform import set_xla_flags, use_compilation_cache
 from jaxcnn.training.signals import exit_at_once
 
 _COMMANDS = (
     *(models, summary, inspection, convert),
-    *(prepare, predict, validate, visualize, report, config, benchmark, check),
+    *(prepare, train, predict, validate, visualize, report, config, benchmark, check),
 )
 
 _EXAMPLES = """examples:
@@ -44,6 +46,7 @@ _EXAMPLES = """examples:
   jaxcnn benchmark resnet18 --batch_size 8
   jaxcnn check
   jaxcnn prepare imagenet2012 --out tfds-400
+  jaxcnn train resnet18:digits
   jaxcnn predict cat.jpg --model resnet50
   jaxcnn validate --workdir runs/a
   jaxcnn visualize gradcam cat.jpg --model resnet50
@@ -76,6 +79,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"jaxcnn: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        missing = missing_extra(f"jaxcnn {arguments.command}", error)
+        if missing is None:
+            raise
+        print(f"jaxcnn: {missing}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:  # of a command that cleans up
         exit_at_once(signal.SIGINT)
     except BrokenPipeError:  # as in jaxcnn models | head -1
@@ -100,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="do not keep compiled programs in the cache folder (~/.cache/jaxcnn)",
     )
-    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    subparsers = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
     for command in _COMMANDS:
         command.add_parser(subparsers)
     return parser
