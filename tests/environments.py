@@ -25,7 +25,7 @@ def build_wheel(folder: pathlib.Path) -> pathlib.Path:
 
 
 def create(folder: pathlib.Path, *requirements: str) -> pathlib.Path:
-    """Creates a virtual environment with packages of the tested versions, and returns its Python."""
+    """Creates a virtual environment with packages of tested versions, and returns its Python."""
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
     pip = [python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", *requirements]

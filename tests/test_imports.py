@@ -124,8 +124,9 @@ def normalized(name):
 @pytest.mark.parametrize(
     ("patterns", "extras"),
     [
-        (("jaxcnn/**/*.py", "train.py", "configs/*.py"), ("hub",)),
-        (("tests/**/*.py", "benchmarks/*.py"), ("hub", "test")),
+        (("jaxcnn/models/**/*.py", "jaxcnn/convert/*.py", "jaxcnn/io/*.py"), ("hub",)),
+        (("jaxcnn/**/*.py", "train.py", "configs/*.py"), ("hub", "train", "visualize")),
+        (("tests/**/*.py", "benchmarks/*.py"), ("hub", "train", "visualize", "test")),
     ],
 )
 def test_every_imported_package_is_declared(patterns, extras, root):

@@ -110,6 +110,18 @@ def test_missing_package_is_one_sentence(arguments, package, extra, installed, t
 
 
 @pytest.mark.slow
+def test_training_by_name_needs_no_source_tree(wheel, tmp_path):
+    python = environments.without(tmp_path / "environment", "jaxcnn")
+    pip = ["-m", "pip", f"--python={python}", "install", "-q", "--no-deps"]
+    subprocess.run([sys.executable, *pip, wheel], check=True)
+    flags = ("--config.num_epochs=1", "--workdir=run", f"--data_dir={tmp_path}")
+    command = python.with_name("jaxcnn")
+    out = environments.run(command, "train", "lenet5:digits", *flags, folder=tmp_path)
+    assert out.splitlines()[-1].startswith("epoch 1: eval loss")
+    assert (tmp_path / "run" / "weights.safetensors").is_file()
+
+
+@pytest.mark.slow
 def test_users_code_is_type_checked(installed, tmp_path):
     """The annotations are found (py.typed), and say what is wrong."""
 
@@ -175,14 +187,14 @@ def test_module_missing_within_a_package_is_not_explained():
     assert extras.missing_extra("jaxcnn train", error) is None
 
 
-def test_training_without_its_packages_is_refused(root, tmp_path):
+def test_training_without_its_packages_is_refused(root):
     blocked = tuple(name for name, extra in extras.EXTRAS.items() if extra == "train")
     code = BLOCKED.format(blocked=blocked) + (
         "import sys\nsys.argv = ['train.py']\n"
         "from jaxcnn.cli.train import train\ntrain(['train.py', '--config=missing.py'])"
     )
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=False
     )
     assert result.returncode == 2, result.stderr
     assert result.stderr.startswith("train.py: Training needs absl, which is not installed; ")
