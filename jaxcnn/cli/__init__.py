@@ -17,6 +17,7 @@ from jaxcnn.cli import (
     check,
     config,
     convert,
+    export,
     inspection,
     models,
     predict,
@@ -33,7 +34,7 @@ from jaxcnn.platform import set_xla_flags, use_compilation_cache
 from jaxcnn.training.signals import exit_at_once
 
 _COMMANDS = (
-    *(models, summary, inspection, convert),
+    *(models, summary, inspection, convert, export),
     *(prepare, train, predict, validate, visualize, report, config, benchmark, check),
 )
 
@@ -42,6 +43,7 @@ _EXAMPLES = """examples:
   jaxcnn summary resnet50
   jaxcnn inspect resnet18.pth
   jaxcnn convert resnet18.pth resnet18.safetensors --model resnet18
+  jaxcnn export --model resnet50 --to onnx resnet50.onnx
   jaxcnn config resnet18:cifar10
   jaxcnn benchmark resnet18 --batch_size 8
   jaxcnn check

@@ -7,6 +7,7 @@ EXTRAS = {
     "absl": "train",
     "array_record": "train",
     "importlib_resources": "train",
+    "jax2onnx": "onnx",
     "matplotlib": "visualize",
     "orbax": "train",
     "sklearn": "train",
