@@ -5,6 +5,7 @@ loaded (``jax.export.deserialize``), that of ONNX any runtime, a SavedModel Tens
 """
 
 import dataclasses
+import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -154,68 +155,74 @@ def save_saved_model(folder: str | os.PathLike[str], exported: Exported) -> None
 def _pool_in_two_dimensions(graph: "onnx.GraphProto") -> None:
     """Replace the pooling over all four axes that jax2onnx writes, which no runtime computes.
 
-    It is ``Unsqueeze, Unsqueeze, MaxPool or Conv (a sum of windows), Squeeze`` of ``[N, H, W, C]``
-    with windows of 1 over N and C. It becomes pooling of ``[N, C, H, W]``.
+    It is ``Unsqueeze, Unsqueeze, MaxPool or Conv (a sum of windows), Squeeze``, where windows are 1
+    along all axes but two, or one. It becomes pooling over those.
     """
-    from onnx import helper
-
     producers = {output: node for node in graph.node for output in node.output}
     users = {name: node for node in graph.node for name in node.input}
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    replaced, removed = {}, []
+    replaced: dict[str, list[onnx.NodeProto]] = {}
+    removed: set[str] = set()
     for node in graph.node:
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        strides = attributes.get("strides", ())
-        if node.op_type not in ("MaxPool", "Conv") or len(strides) != 4:
-            continue
-        second = producers[node.input[0]]
-        first, last = producers[second.input[0]], users[node.output[0]]
-        if node.op_type == "MaxPool":
-            window = attributes["kernel_shape"]
-        else:
-            window = constants[node.input[1]].dims[2:]
-        pads = attributes.get("pads", [0] * 8)
-        chain = [first.op_type, second.op_type, last.op_type]
-        flat = (window[0], window[3], strides[0], strides[3], *pads[::4], *pads[3::4])
-        if chain != ["Unsqueeze", "Unsqueeze", "Squeeze"] or flat != (1, 1, 1, 1, 0, 0, 0, 0):
-            raise ValueError(f"unexpected pooling in the ONNX graph: {node.name}")
-        name = node.output[0]
-        arguments = {
-            "kernel_shape": window[1:3],
-            "strides": strides[1:3],
-            "pads": [*pads[1:3], *pads[5:7]],
-        }
-        channels_first = helper.make_node(
-            "Transpose", [first.input[0]], [f"{name}_nchw"], perm=(0, 3, 1, 2)
-        )
-        pooled = helper.make_node("MaxPool", [f"{name}_nchw"], [f"{name}_pooled"], **arguments)
-        pooling = [pooled]
-        if node.op_type == "Conv":
-            pooled.op_type = "AveragePool"
-            pooled.attribute.append(helper.make_attribute("count_include_pad", 1))
-            size = helper.make_tensor(
-                f"{name}_size", constants[node.input[1]].data_type, (), [window[1] * window[2]]
-            )
-            graph.initializer.append(size)
-            pooling.append(
-                helper.make_node("Mul", [f"{name}_pooled", f"{name}_size"], [f"{name}_sum"])
-            )
-        channels_last = helper.make_node(
-            "Transpose", [pooling[-1].output[0]], [last.output[0]], perm=(0, 2, 3, 1)
-        )
-        replaced[node.output[0]] = [channels_first, *pooling, channels_last]
-        removed += [first.output[0], second.output[0], last.output[0]]
+        if node.op_type in ("MaxPool", "Conv") and len(_attributes(node)["strides"]) == 4:
+            second, last = producers[node.input[0]], users[node.output[0]]
+            first = producers[second.input[0]]
+            around = [first.op_type, second.op_type, last.op_type]
+            if around != ["Unsqueeze", "Unsqueeze", "Squeeze"]:
+                raise ValueError(f"pooling among {around} in the ONNX graph")
+            replaced[node.output[0]] = _pooling(graph, node, first.input[0], last.output[0])
+            removed |= {first.output[0], second.output[0], last.output[0]}
     nodes = []
     for node in graph.node:
-        if node.output[0] in replaced:
-            nodes += replaced[node.output[0]]
-        elif node.output[0] not in removed:
-            nodes.append(node)
-    del graph.node[:]
-    graph.node.extend(nodes)
+        if node.output[0] not in removed:
+            nodes += replaced.get(node.output[0], [node])
     used = {name for node in nodes for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-    # Of values that are gone; onnx infers the others' shapes.
-    del graph.value_info[:]
+    weights = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.node[:], graph.initializer[:]
+    del graph.value_info[:]  # shapes, also of values that are gone; a runtime infers them
+    graph.node.extend(nodes)
+    graph.initializer.extend(weights)
+
+
+def _pooling(
+    graph: "onnx.GraphProto", node: "onnx.NodeProto", source: str, target: str
+) -> "list[onnx.NodeProto]":
+    """Nodes that pool the value ``source`` into ``target`` as a node does over all four axes."""
+    from onnx import helper
+
+    attributes = _attributes(node)
+    is_sum = node.op_type == "Conv"
+    if is_sum:
+        (kernel,) = (tensor for tensor in graph.initializer if tensor.name == node.input[1])
+    window = kernel.dims[2:] if is_sum else attributes["kernel_shape"]
+    strides, pads = attributes["strides"], attributes.get("pads", [0] * 8)
+    settings = list(zip(window, strides, pads[:4], pads[4:], strict=True))
+    pooled = [axis for axis in range(4) if settings[axis] != (1, 1, 0, 0)]
+    axes = [1, 2] if set(pooled) <= {1, 2} else [2, 3]  # of the image, or its channels
+    if not set(pooled) <= set(axes):
+        raise ValueError(f"pooling over the axes {pooled} in the ONNX graph")
+    order = [axis for axis in range(4) if axis not in axes] + axes
+    name = node.output[0]
+    arguments = {
+        "kernel_shape": [window[axis] for axis in axes],
+        "strides": [strides[axis] for axis in axes],
+        "pads": [*(pads[axis] for axis in axes), *(pads[4 + axis] for axis in axes)],
+    }
+    before = helper.make_node("Transpose", [source], [f"{name}_before"], perm=order)
+    if not is_sum:
+        pools = [helper.make_node("MaxPool", [f"{name}_before"], [f"{name}_after"], **arguments)]
+    else:
+        size = helper.make_tensor(f"{name}_size", kernel.data_type, (), [math.prod(window)])
+        graph.initializer.append(size)
+        arguments["count_include_pad"] = 1
+        mean = helper.make_node("AveragePool", [f"{name}_before"], [f"{name}_mean"], **arguments)
+        total = helper.make_node("Mul", [f"{name}_mean", f"{name}_size"], [f"{name}_after"])
+        pools = [mean, total]
+    inverse = [order.index(axis) for axis in range(4)]
+    after = helper.make_node("Transpose", [f"{name}_after"], [target], perm=inverse)
+    return [before, *pools, after]
+
+
+def _attributes(node: "onnx.NodeProto") -> dict[str, Any]:
+    from onnx import helper
+
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
