@@ -27,7 +27,7 @@ FAMILIES = {
     ),
     "convnext_tiny": (32, {}),
     "densenet121": (32, {}),
-    "efficientnet_b0": (32, {"depth_mult": 0.1}),
+    "efficientnet_b0": (32, {}),
     "googlenet": (64, {"aux_logits": False, "transform_input": True}),
     "googlenet_original": (64, {"aux_logits": False}),
     "inception_v3": (75, {"aux_logits": False}),
