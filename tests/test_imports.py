@@ -124,8 +124,8 @@ def normalized(name):
 @pytest.mark.parametrize(
     ("patterns", "extras"),
     [
-        (("jaxcnn/models/**/*.py", "jaxcnn/convert/*.py", "jaxcnn/io/*.py"), ("hub",)),
-        (("jaxcnn/**/*.py", "train.py", "configs/*.py"), ("hub", "train", "visualize")),
+        (("jaxcnn/models/**/*.py", "jaxcnn/convert/[!e]*.py", "jaxcnn/io/*.py"), ("hub",)),
+        (("jaxcnn/**/*.py", "train.py", "configs/*.py"), ("hub", "onnx", "train", "visualize")),
         (("tests/**/*.py", "benchmarks/*.py"), ("hub", "train", "visualize", "test")),
     ],
 )

@@ -9,6 +9,7 @@ EXTRAS = {
     "importlib_resources": "train",
     "jax2onnx": "onnx",
     "matplotlib": "visualize",
+    "onnx": "onnx",
     "orbax": "train",
     "sklearn": "train",
     "tensorboardX": "train",

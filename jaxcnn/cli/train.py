@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from jaxcnn import training
 from jaxcnn.cli.extras import missing_extra
-from jaxcnn.training.progress import program
+from jaxcnn.errors import program
 from jaxcnn.training.signals import exit_on_signals
 
 # The config file that stands for all of configs/, which is not installed.

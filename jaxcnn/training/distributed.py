@@ -17,9 +17,8 @@ from jax._src import distributed as jax_distributed  # its key-value store has n
 from jax._src.clusters import ClusterEnv  # what jax.distributed.initialize finds out itself
 from jax.experimental import multihost_utils
 
-from jaxcnn.errors import UserError
+from jaxcnn.errors import UserError, program
 from jaxcnn.training import rendezvous
-from jaxcnn.training.progress import program
 from jaxcnn.training.watcher import Watcher
 
 T = TypeVar("T")

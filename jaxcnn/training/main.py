@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 from absl import flags, logging
 from ml_collections import config_flags
 
-from jaxcnn.errors import UserError, one_sentence
-from jaxcnn.training.progress import program
+from jaxcnn.errors import UserError, one_sentence, program
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict

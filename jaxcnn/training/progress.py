@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -14,12 +13,6 @@ from tqdm import tqdm
 from jaxcnn.training.plan import Plan
 
 T = TypeVar("T")
-
-
-def program() -> str:
-    """The name of the program that trains, with which its messages start."""
-    name = os.path.basename(sys.argv[0])
-    return name if name == "train.py" else "jaxcnn"
 
 
 def warn(text: str) -> None:
