@@ -14,11 +14,9 @@ batch scales the rate of 0.001 with it.
 
 from ml_collections import ConfigDict
 
-from jaxcnn.training.config import open_config
+from jaxcnn.training.config import finetune_config
 
 
 def get_config(model: str = "resnet18") -> ConfigDict:
     """The config for a network: ``--config configs/finetune.py:resnet50``."""
-    config = open_config(model, recipe="finetune", init_from="DEFAULT")
-    config.dataset = None  # must be given
-    return config
+    return finetune_config(model)

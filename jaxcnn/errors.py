@@ -1,6 +1,8 @@
 """Errors that users see."""
 
 import difflib
+import os
+import sys
 from collections.abc import Iterable
 
 # How many known names an error lists in full.
@@ -43,6 +45,11 @@ def suggest(name: str, known: Iterable[str]) -> str:
         nearest = difflib.get_close_matches(name, known, n=5, cutoff=0.0)
         return f"the nearest of {len(known):,} known names are {', '.join(nearest)}."
     return f"known: {', '.join(known) or 'none'}."
+
+
+def program() -> str:
+    """The name of the program that runs, with which its messages start."""
+    return "train.py" if os.path.basename(sys.argv[0]) == "train.py" else "jaxcnn"
 
 
 def one_sentence(error: BaseException) -> str:

@@ -9,10 +9,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 
+import filelock
 import pytest
 
 # Before TensorFlow: both bring an LLVM, and the other order aborts the process.
 import torchvision  # noqa: F401
+from environments import build_wheel, create
 from processes import DEVICES, ROOT, start_train
 
 # Before a test imports JAX: tests are for CPUs, and replicas need four of them in one process.
@@ -63,6 +65,34 @@ def root() -> pathlib.Path:
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder for tfds datasets that begins empty."""
     return str(tmp_path_factory.mktemp("tfds"))
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> pathlib.Path:
+    """The package as it is installed from a registry; built once for all of xdist's workers."""
+    folder = once_for_all_workers(tmp_path_factory, worker_id) / "wheel"
+    with filelock.FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            folder.mkdir()
+            build_wheel(folder)
+    (wheel,) = (folder / "dist").glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="session")
+def installed(
+    wheel: pathlib.Path, tmp_path_factory: pytest.TempPathFactory, worker_id: str
+) -> pathlib.Path:
+    """The Python of a virtual environment with ``pip install jaxcnn`` and no extras."""
+    folder = once_for_all_workers(tmp_path_factory, worker_id) / "installed"
+    with filelock.FileLock(f"{folder}.lock"):
+        return folder / "bin" / "python" if folder.exists() else create(folder, str(wheel))
+
+
+def once_for_all_workers(factory: pytest.TempPathFactory, worker_id: str) -> pathlib.Path:
+    """A temporary folder that all of xdist's workers share."""
+    own = factory.getbasetemp()
+    return own if worker_id == "master" else own.parent
 
 
 # Of the table of errors, in its order.

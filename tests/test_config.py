@@ -543,7 +543,10 @@ def test_nothing_but_config_and_build_reads_config_keys(root):
     }
     assert readers == {
         "training/build.py",
-        *(f"training/config/{name}.py" for name in ("export", "resolve", "rules", "validate")),
+        *(
+            f"training/config/{name}.py"
+            for name in ("export", "named", "resolve", "rules", "validate")
+        ),
     }
 
 

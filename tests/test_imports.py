@@ -124,8 +124,15 @@ def normalized(name):
 @pytest.mark.parametrize(
     ("patterns", "extras"),
     [
-        (("jaxcnn/**/*.py", "train.py", "configs/*.py"), ("hub", "parquet")),
-        (("tests/**/*.py", "benchmarks/*.py"), ("hub", "parquet", "test")),
+        (("jaxcnn/models/**/*.py", "jaxcnn/convert/[!e]*.py", "jaxcnn/io/*.py"), ("hub",)),
+        (
+            # all but jaxcnn/testing
+            ("jaxcnn/*.py", "jaxcnn/[!t]*/**/*.py", "jaxcnn/training/**/*.py", "train.py"),
+            ("hub", "onnx", "parquet", "train", "visualize"),
+        ),
+        (("jaxcnn/testing/*.py",), ("test",)),
+        (("tests/**/*.py", "benchmarks/*.py"), ("hub", "parquet", "train", "visualize", "test")),
+        (("configs/*.py",), ("train",)),
     ],
 )
 def test_every_imported_package_is_declared(patterns, extras, root):

@@ -18,22 +18,25 @@ from jaxcnn.cli import (
     config,
     convert,
     embed,
+    export,
     inspection,
     models,
     predict,
     prepare,
     report,
     summary,
+    train,
     validate,
     visualize,
 )
+from jaxcnn.cli.extras import missing_extra
 from jaxcnn.errors import UserError
 from jaxcnn.platform import set_xla_flags, use_compilation_cache
 from jaxcnn.training.signals import exit_at_once
 
 _COMMANDS = (
-    *(models, summary, inspection, convert),
-    *(prepare, predict, embed, validate, visualize, report, config, benchmark, check),
+    *(models, summary, inspection, convert, export),
+    *(prepare, train, predict, embed, validate, visualize, report, config, benchmark, check),
 )
 
 _EXAMPLES = """examples:
@@ -41,10 +44,12 @@ _EXAMPLES = """examples:
   jaxcnn summary resnet50
   jaxcnn inspect resnet18.pth
   jaxcnn convert resnet18.pth resnet18.safetensors --model resnet18
+  jaxcnn export --model resnet50 --to onnx resnet50.onnx
   jaxcnn config resnet18:cifar10
   jaxcnn benchmark resnet18 --batch_size 8
   jaxcnn check
   jaxcnn prepare imagenet2012 --out tfds-400
+  jaxcnn train resnet18:digits
   jaxcnn predict cat.jpg --model resnet50
   jaxcnn embed photos --model resnet50 --out features.npz
   jaxcnn validate --workdir runs/a
@@ -78,6 +83,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"jaxcnn: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        missing = missing_extra(f"jaxcnn {arguments.command}", error)
+        if missing is None:
+            raise
+        print(f"jaxcnn: {missing}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:  # of a command that cleans up
         exit_at_once(signal.SIGINT)
     except BrokenPipeError:  # as in jaxcnn models | head -1
@@ -102,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="do not keep compiled programs in the cache folder (~/.cache/jaxcnn)",
     )
-    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    subparsers = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
     for command in _COMMANDS:
         command.add_parser(subparsers)
     return parser

@@ -17,7 +17,7 @@ from jax._src import distributed as jax_distributed  # its key-value store has n
 from jax._src.clusters import ClusterEnv  # what jax.distributed.initialize finds out itself
 from jax.experimental import multihost_utils
 
-from jaxcnn.errors import UserError
+from jaxcnn.errors import UserError, program
 from jaxcnn.training import rendezvous
 from jaxcnn.training.watcher import Watcher
 
@@ -84,8 +84,8 @@ def initialize(
         rendezvous.meet(coordinator_address, process, start_timeout)
     watcher = Watcher()
     watcher.expect(
-        f"train.py: Not all processes of this run met within {start_timeout} seconds. Start them "
-        f"all, with one --coordinator_address of process 0 that all can reach, here "
+        f"{program()}: Not all processes of this run met within {start_timeout} seconds. Start "
+        f"them all, with one --coordinator_address of process 0 that all can reach, here "
         f"{coordinator_address or 'that of the cluster'}, and each with its own --process_id."
     )
     jax.distributed.initialize(
@@ -97,11 +97,11 @@ def initialize(
     )
     with _deadline(
         start_timeout,
-        f"train.py: The processes have met, but their devices did not finish a first sum within "
+        f"{program()}: The processes have met, but their devices did not finish a first sum within "
         f"{start_timeout} seconds: one of them hangs, or the network between them does not work. "
         f"The process that says nothing is the first to look at.",
     ):
-        watcher.expect(f"train.py: {lost_process()}")
+        watcher.expect(f"{program()}: {lost_process()}")
         on_all_processes(_check_sum)
 
 

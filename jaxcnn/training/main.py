@@ -1,4 +1,4 @@
-"""What ``train.py`` does with its flags, down to the exit status."""
+"""The flags of ``train.py`` and ``jaxcnn train``, and what these do, down to the exit status."""
 
 import datetime
 import os
@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags, logging
+from ml_collections import config_flags
 
-from jaxcnn.errors import UserError, one_sentence
+from jaxcnn.errors import UserError, one_sentence, program
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -26,6 +27,67 @@ _LOST = re.compile(
     re.IGNORECASE,
 )
 EXAMPLE = "--config configs/resnet18.py:digits"
+FLAGS = flags.FLAGS
+
+
+def define_flags(argv: Sequence[str]) -> None:
+    """Declare the flags.
+
+    Args:
+        argv: the command line that will be parsed: the flags ``--config.KEY`` depend on it.
+    """
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "The config file, and after a colon the dataset if it is not to be the file's own "
+        "(configs/resnet18.py:digits). Each key is a flag too: --config.batch_size=128.",
+        lock_config=True,
+        sys_argv=list(argv),
+    )
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Where metrics and checkpoints go; a run that is already there resumes. "
+        "By default a new folder under runs/.",
+    )
+    flags.DEFINE_string(
+        "data_dir", None, "Where tfds datasets are prepared. By default ~/tensorflow_datasets."
+    )
+    flags.DEFINE_boolean(
+        "compilation_cache",
+        True,
+        "Keep compiled programs in the cache folder (~/.cache/jaxcnn), where later runs find them.",
+    )
+    flags.DEFINE_string(
+        "profile_steps",
+        None,
+        "FIRST:LAST, steps of which JAX's profiler writes a trace into the workdir.",
+    )
+    flags.DEFINE_boolean(
+        "debug_nans",
+        False,
+        "Look at every step, and name the first layer whose output is NaN or infinite. Slower.",
+    )
+    flags.DEFINE_string(
+        "coordinator_address",
+        None,
+        "host:port of process 0, where several processes train together. "
+        "TPU pods and Slurm need none of these three flags.",
+    )
+    flags.DEFINE_integer("num_processes", None, "Number of processes that train together.")
+    flags.DEFINE_integer("process_id", None, "The number of this process, from 0.")
+    flags.DEFINE_integer(
+        "heartbeat_timeout",
+        100,
+        "Seconds after which a process that is not heard of ends those that train with it.",
+        lower_bound=1,
+    )
+    flags.DEFINE_integer(
+        "start_timeout",
+        300,
+        "Seconds in which all processes that train together have to start.",
+        lower_bound=1,
+    )
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -35,13 +97,13 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         The arguments that are not flags.
     """
     if {"--help", "-help", "-h", "-?"} & set(argv):
-        print(sys.modules["__main__"].__doc__)
-        print(flags.FLAGS.main_module_help())
+        print("Train a network.")
+        print(FLAGS.module_help(__name__))
         sys.exit(0)
     try:
-        arguments = flags.FLAGS(list(argv))
+        arguments = FLAGS(list(argv))
         # A config file that cannot be opened raises only when the flag's value is used.
-        getattr(flags.FLAGS.config, "model", None)
+        getattr(FLAGS.config, "model", None)
         return arguments
     # config_flags runs the config file and sets its keys here: whatever the file or a value of
     # the wrong type raises is the user's to fix.
@@ -81,40 +143,14 @@ def _flag_error(error: BaseException, config_path: str | None) -> str:
     if isinstance(error, AttributeError) and error.args and isinstance(error.args[0], KeyError):
         key, _, hint = error.args[0].args[0].partition("\n")
         return f"There is no config key {key}; {hint or 'see docs/training.md for all of them.'}"
-    return f"{one_sentence(error)} See python train.py --help."
+    return f"{one_sentence(error)} See --help."
 
 
-def main(
-    arguments: Sequence[str],
-    *,
-    config: "Callable[[], ConfigDict | None]",
-    workdir: str | None,
-    data_dir: str | None,
-    compilation_cache: bool,
-    profile_steps: str | None,
-    debug_nans: bool,
-    coordinator_address: str | None,
-    num_processes: int | None,
-    process_id: int | None,
-    heartbeat_timeout: int,
-    start_timeout: int,
-    draw: Callable[[Path], None],
-) -> int:
+def main(arguments: Sequence[str], draw: Callable[[Path], None]) -> int:
     """Train as the flags say.
 
     Args:
         arguments: the arguments that are not flags.
-        config: returns the value of ``--config``.
-        workdir: the flag; None: a new folder.
-        data_dir: the flag.
-        compilation_cache: the flag.
-        profile_steps: the flag.
-        debug_nans: the flag.
-        coordinator_address: the flag.
-        num_processes: the flag.
-        process_id: the flag.
-        heartbeat_timeout: the flag.
-        start_timeout: the flag.
         draw: draws the trained run into its workdir, on the main process.
 
     Returns:
@@ -129,10 +165,11 @@ def main(
     logging.set_verbosity(logging.ERROR)  # silence INFO logs of all libraries
     try:
         if arguments:
-            raise UserError(f"unexpected argument {arguments[0]!r}; see python train.py --help.")
+            raise UserError(f"unexpected argument {arguments[0]!r}; see --help.")
+        workdir = FLAGS.workdir
         if workdir and "://" in workdir:
             raise UserError(f"--workdir={workdir} is not on a local or mounted disk; use one.")
-        settings = config()
+        settings = FLAGS.config
         if settings is None:
             raise UserError(f"--config is required, for example {EXAMPLE}.")
         if not isinstance(settings, ConfigDict):
@@ -141,18 +178,18 @@ def main(
                 f"must return a ConfigDict, as jaxcnn.training.config.open_config does."
             )
 
-        if not compilation_cache:
+        if not FLAGS.compilation_cache:
             import jax
 
             jax.config.update("jax_enable_compilation_cache", False)
         from jaxcnn.training import distributed
 
         distributed.initialize(
-            coordinator_address,
-            num_processes,
-            process_id,
-            heartbeat_timeout=heartbeat_timeout,
-            start_timeout=start_timeout,
+            FLAGS.coordinator_address,
+            FLAGS.num_processes,
+            FLAGS.process_id,
+            heartbeat_timeout=FLAGS.heartbeat_timeout,
+            start_timeout=FLAGS.start_timeout,
         )
         exit_on_signals()  # again: JAX's preemption service has taken SIGTERM for itself
         settings = _agreed(settings)
@@ -163,10 +200,13 @@ def main(
         from jaxcnn.training.profiling import Profile, parse_steps
 
         profile = None
-        if profile_steps is not None:
-            profile = Profile(*parse_steps(profile_steps), folder / "profile")
+        if FLAGS.profile_steps is not None:
+            profile = Profile(*parse_steps(FLAGS.profile_steps), folder / "profile")
         train_and_evaluate(
-            build(settings, data_dir), folder, profile=profile, debug_nans=debug_nans
+            build(settings, FLAGS.data_dir),
+            folder,
+            profile=profile,
+            debug_nans=FLAGS.debug_nans,
         )
         if distributed.is_main_process():
             _draw(draw, folder)
@@ -196,7 +236,7 @@ def _leave_others(error: Exception) -> None:
     if distributed.is_single_process():
         return
     if isinstance(error, jax.errors.JaxRuntimeError) and _LOST.search(str(error)):
-        print(f"train.py: {distributed.lost_process()}", file=sys.stderr)
+        print(f"{program()}: {distributed.lost_process()}", file=sys.stderr)
     else:
         traceback.print_exception(error)
     sys.stdout.flush()
@@ -210,11 +250,11 @@ def _draw(draw: Callable[[Path], None], workdir: Path) -> None:
         draw(workdir)
     except (OSError, UserError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")
-        print(f"train.py: {workdir} has no new pictures ({reason}).", file=sys.stderr)
+        print(f"{program()}: {workdir} has no new pictures ({reason}).", file=sys.stderr)
 
 
 def _refuse(sentence: str) -> int:
-    print(f"train.py: {sentence}", file=sys.stderr)
+    print(f"{program()}: {sentence}", file=sys.stderr)
     return WRONG_REQUEST
 
 

@@ -37,7 +37,7 @@ _KNOWN_FAULTS = (
         "(https://github.com/jax-ml/jax/issues/40633).",
     ),
 )
-_HINT = "Install the versions that were tested: pip install -c constraints.txt -e ."
+_HINT = "Install the versions that were tested: pip install -c constraints.txt -e '.[train]'"
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

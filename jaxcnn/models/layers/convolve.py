@@ -75,7 +75,8 @@ def cpu_rule(
         return None
     if groups == x.shape[-1] == kernel.shape[-1]:
         return lambda x, kernel: _depthwise(x, kernel, stride, padding, dilation)
-    few = len(x) * height * width <= FEW_ROWS
+    # Exported for any number of images, the batch has no size yet.
+    few = isinstance(x.shape[0], int) and x.shape[0] * height * width <= FEW_ROWS
     return functools.partial(_grouped_products if few else _blocks, **arguments, groups=groups)
 
 
