@@ -1,0 +1,52 @@
+"""Paths: of this machine's file system, or of a bucket (``gs://bucket/...``, ``s3://bucket/...``).
+
+Here is decided what a name means. A local one becomes a ``pathlib.Path``, and nothing else is
+imported; a URL becomes a :class:`jaxcnn.io.bucket.BucketPath`, which has the same methods.
+"""
+
+import os
+from pathlib import Path
+
+from jaxcnn.errors import UserError
+
+SCHEMES = ("gs://", "s3://")
+
+
+def in_bucket(path: str | os.PathLike[str]) -> bool:
+    """Whether a path or a name is of a bucket."""
+    return os.fspath(path).startswith(SCHEMES)
+
+
+def as_path(name: str | os.PathLike[str]) -> Path:
+    """The path that a user has named; of a local one ``~`` is expanded.
+
+    Returns:
+        A ``pathlib.Path``, or a :class:`jaxcnn.io.bucket.BucketPath` for a URL.
+
+    Raises:
+        UserError: for a URL of another kind, or if the package for its kind is not installed.
+    """
+    text = os.fspath(name)
+    if not in_bucket(text):
+        if "://" in text:
+            raise UserError(
+                f"{text} is neither a local path nor a URL that starts with "
+                f"{' or '.join(SCHEMES)}; use one of these."
+            )
+        return Path(name).expanduser()
+    from jaxcnn.io.bucket import BucketPath
+
+    return BucketPath(text)
+
+
+def folder_size(folder: Path) -> tuple[int, int]:
+    """How many files are in a folder, and their bytes.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    if in_bucket(folder):
+        sizes = list(folder.sizes().values())
+    else:
+        sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    return len(sizes), sum(sizes)
