@@ -11,6 +11,7 @@ Everything that can go wrong is an ``OSError`` with a ``strerror``, as it is on 
 import contextlib
 import errno
 import functools
+import importlib.util
 import io
 import logging
 import os
@@ -39,7 +40,6 @@ class BucketPath(PosixGPath):
     """A path in a bucket, with the methods of ``pathlib.Path`` that this package uses.
 
     Raises:
-        UserError: if the package for this kind of bucket is not installed.
         OSError: by all methods that reach the bucket.
 
     Example::
@@ -47,6 +47,25 @@ class BucketPath(PosixGPath):
         path = BucketPath("gs://bucket/runs/a") / "config.json"
         path.write_bytes(b"{}")
     """
+
+    @classmethod
+    def named(cls, url: str) -> "BucketPath":
+        """The path of a URL; the UserError comes here, and not at the first use."""
+        path = cls(url)
+        package, extra = _PACKAGES[path._uri_scheme]
+        if importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"{url} needs the package {package}, which is not installed; "
+                f"pip install 'jaxcnn[{extra}]', or pip install {package}."
+            )
+        if not path.bucket:
+            raise UserError(f"{url} names no bucket; give {path._uri_scheme}://BUCKET/FOLDER.")
+        return path
+
+    @property
+    def bucket(self) -> str:
+        """The name of the bucket."""
+        return self.parts[2] if len(self.parts) > 2 else ""
 
     @property
     def _fs(self) -> Any:
@@ -155,10 +174,11 @@ class BucketPath(PosixGPath):
 
     def rmtree(self, missing_ok: bool = False) -> None:
         """Delete all objects below this one."""
-        names = self.sizes()
-        with _translated(self):
-            if names:
-                self._fs.rm([str(self / name) for name in names])
+        # Twice: a deletion whose answer was lost is tried again, and finds nothing.
+        for suppressed in ((FileNotFoundError,), ()):
+            with contextlib.suppress(*suppressed), _translated(self):
+                if names := self.sizes():
+                    self._fs.rm([str(self / name) for name in names])
 
     def copy_folder(self, target: "BucketPath") -> None:
         """Copy all objects below this one within the bucket's service."""
@@ -210,32 +230,25 @@ def _file_system(scheme: str) -> Any:
 def _new_file_system(scheme: str) -> Any:
     import fsspec
 
-    package, extra = _PACKAGES[scheme]
     options: Mapping[str, Any]
-    try:
-        if scheme == "gs":
-            import aiohttp
+    if scheme == "gs":
+        import aiohttp
 
-            timeout = aiohttp.ClientTimeout(
-                total=None, sock_connect=_CONNECT_SECONDS, sock_read=_SILENCE_SECONDS
-            )
-            options = {"requests_timeout": timeout}
-        else:
-            options = {
-                "config_kwargs": {
-                    "connect_timeout": _CONNECT_SECONDS,
-                    "read_timeout": _SILENCE_SECONDS,
-                    "retries": {"max_attempts": 2},  # and s3fs tries several times
-                }
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=_CONNECT_SECONDS, sock_read=_SILENCE_SECONDS
+        )
+        options = {"requests_timeout": timeout}
+    else:
+        options = {
+            "config_kwargs": {
+                "connect_timeout": _CONNECT_SECONDS,
+                "read_timeout": _SILENCE_SECONDS,
+                "retries": {"max_attempts": 2},  # and s3fs tries several times
             }
-        made = fsspec.filesystem(scheme, use_listings_cache=False, **options)
-    except ImportError as error:
-        raise UserError(
-            f"{scheme}:// needs the package {package}, which is not installed; "
-            f"pip install 'jaxcnn[{extra}]', or pip install {package}."
-        ) from error
-    logging.getLogger(package).setLevel(logging.CRITICAL)  # the errors are raised, too
-    return made
+        }
+    # Errors are raised as well.
+    logging.getLogger(_PACKAGES[scheme][0]).setLevel(logging.CRITICAL)
+    return fsspec.filesystem(scheme, use_listings_cache=False, **options)
 
 
 @contextlib.contextmanager

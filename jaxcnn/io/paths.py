@@ -24,7 +24,8 @@ def as_path(name: str | os.PathLike[str]) -> Path:
         A ``pathlib.Path``, or a :class:`jaxcnn.io.bucket.BucketPath` for a URL.
 
     Raises:
-        UserError: for a URL of another kind, or if the package for its kind is not installed.
+        UserError: for a URL of another kind, without a bucket, or if the package for its kind is not
+            installed.
     """
     text = os.fspath(name)
     if not in_bucket(text):
@@ -36,7 +37,7 @@ def as_path(name: str | os.PathLike[str]) -> Path:
         return Path(name).expanduser()
     from jaxcnn.io.bucket import BucketPath
 
-    return BucketPath(text)
+    return BucketPath.named(text)
 
 
 def folder_size(folder: Path) -> tuple[int, int]:

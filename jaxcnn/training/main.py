@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from absl import flags, logging
 
 from jaxcnn.errors import UserError, one_sentence
+from jaxcnn.io.paths import as_path
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -130,8 +131,7 @@ def main(
     try:
         if arguments:
             raise UserError(f"unexpected argument {arguments[0]!r}; see python train.py --help.")
-        if workdir and "://" in workdir:
-            raise UserError(f"--workdir={workdir} is not on a local or mounted disk; use one.")
+        given_folder = as_path(workdir) if workdir else None
         settings = config()
         if settings is None:
             raise UserError(f"--config is required, for example {EXAMPLE}.")
@@ -156,7 +156,7 @@ def main(
         )
         exit_on_signals()  # again: JAX's preemption service has taken SIGTERM for itself
         settings = _agreed(settings)
-        folder = Path(workdir) if workdir else _new_workdir(settings)
+        folder = given_folder or _new_workdir(settings)
         # Only now what reads data: a mistake above is answered sooner.
         from jaxcnn.training.build import build
         from jaxcnn.training.loop import train_and_evaluate

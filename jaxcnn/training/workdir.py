@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxcnn.errors import UserError
 from jaxcnn.io.atomic import atomic_write
+from jaxcnn.io.paths import as_path, in_bucket
 from jaxcnn.training.checkpoint_folder import damaged, none_left, saved_steps
 
 CONFIG = "config.json"
@@ -133,7 +134,7 @@ def read_classes(folder: Path) -> list[str] | None:
 
 def has_other_classes(weights: str | Path, classes: Sequence[str]) -> bool:
     """Whether weights are a file of a run on other classes, or in another order."""
-    path = Path(weights)
+    path = as_path(weights) if in_bucket(weights) else Path(weights)
     own = read_classes(path.parent) if path.is_file() else None
     return own is not None and own != list(classes)
 
