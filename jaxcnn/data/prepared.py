@@ -1,6 +1,5 @@
 """Splits of tfds datasets."""
 
-import os
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -110,8 +109,12 @@ def open_prepared(
         others: notations of datasets that tfds does not have, for the error about an unknown one.
     """
     if data_dir is not None and in_bucket(data_dir):
+        from jaxcnn.io.bucket import translated_errors
+
+        data_dir = str(as_path(data_dir))
         try:
-            return _open(name, split, os.fspath(as_path(data_dir)), others)
+            with translated_errors(data_dir):
+                return _open(name, split, data_dir, others)
         except OSError as error:
             raise UserError(
                 f"--data_dir={data_dir} cannot be read ({error.strerror or error})."

@@ -21,8 +21,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-# epath, through which tfds reads, would use TensorFlow wherever that is installed.
-os.environ.setdefault("EPATH_USE_TF", "0")
 # gcsfs asks about each bucket, over gRPC, whether it is of a kind that we do not treat differently.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 

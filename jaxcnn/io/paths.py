@@ -9,6 +9,10 @@ from pathlib import Path
 
 from jaxcnn.errors import UserError
 
+# etils.epath, through which tfds reads, would use TensorFlow wherever that is installed. It looks
+# once, when it is first used.
+os.environ.setdefault("EPATH_USE_TF", "0")
+
 SCHEMES = ("gs://", "s3://")
 
 
@@ -24,8 +28,8 @@ def as_path(name: str | os.PathLike[str]) -> Path:
         A ``pathlib.Path``, or a :class:`jaxcnn.io.bucket.BucketPath` for a URL.
 
     Raises:
-        UserError: for a URL of another kind, without a bucket, or if the package for its kind is not
-            installed.
+        UserError: for a URL of another kind or without a bucket, or if the package for its kind is
+            not installed.
     """
     text = os.fspath(name)
     if not in_bucket(text):
@@ -38,6 +42,16 @@ def as_path(name: str | os.PathLike[str]) -> Path:
     from jaxcnn.io.bucket import BucketPath
 
     return BucketPath.named(text)
+
+
+def bucket_error(error: OSError) -> UserError | None:
+    """The error for the user, if an error is that a bucket cannot be used; None: it is another."""
+    if not isinstance(error.filename, str) or not in_bucket(error.filename):
+        return None
+    return UserError(
+        f"{error.filename} cannot be used ({error.strerror}); check its name, the network, and "
+        f"that this account has access."
+    )
 
 
 def folder_size(folder: Path) -> tuple[int, int]:

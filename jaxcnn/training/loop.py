@@ -133,8 +133,8 @@ def train_and_evaluate(
 
         def save() -> None:
             if in_bucket(workdir):
-                prepare = lambda: (still_held(), reporter.flush())  # noqa: E731
-                distributed.main_process_first(f"held {next(saves_begun)}", prepare)
+                distributed.main_process_first(f"held {next(saves_begun)}", still_held)
+                distributed.main_process_first(f"metrics {next(saves_begun)}", reporter.flush)
             checkpoints.save(state)
 
         def stop_if_requested(*, may_ask: bool, preempted: bool = False) -> None:
@@ -445,13 +445,16 @@ def _lock(workdir: Path, stack: contextlib.ExitStack) -> Callable[[], None]:
     Returns:
         Checks that it is still so, on the main process.
     """
-    check: Callable[[], None] = lambda: None
+    held = []
 
     def lock() -> None:
-        nonlocal check
         if distributed.is_main_process():
             with usable(workdir):
-                check = stack.enter_context(hold(workdir)).check
+                held.append(stack.enter_context(hold(workdir)))
+
+    def check() -> None:
+        for lock in held:
+            lock.check()
 
     distributed.main_process_first("lock", lock)
     return check

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from absl import flags, logging
 
 from jaxcnn.errors import UserError, one_sentence
-from jaxcnn.io.paths import as_path
+from jaxcnn.io.paths import as_path, bucket_error
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -177,6 +177,8 @@ def main(
         print(f"Stopped by {name}; resume with --workdir {folder}.", file=sys.stderr)
         return 128 + stopped.signal_number
     except Exception as error:
+        if isinstance(error, OSError) and (refused := bucket_error(error)) is not None:
+            return _refuse(str(refused))
         _leave_others(error)
         raise
     return 0

@@ -77,6 +77,7 @@ class MetricsWriter:
             if start_step:  # what an earlier process wrote after this step is not shown
                 log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
                 self._add_event(start_step + 1, session_log=log)
+            self._events.flush()
         self.flush()
 
     def write(self, step: int, epoch: float, split: str, **values: float | int) -> None:
@@ -130,7 +131,6 @@ class MetricsWriter:
             return
         self._failed = True
         with self._writing():
-            self._events.flush()
             events = (self._temporary / TENSORBOARD).iterdir()
             names = [path.relative_to(self._temporary).as_posix() for path in events]
             self._workdir.upload(self._temporary, names)
