@@ -95,6 +95,8 @@ class FileSplit:
         try:
             return path.read_bytes(), label
         except OSError as error:
+            if in_bucket(path) and not isinstance(error, FileNotFoundError):
+                raise  # of the network: it says nothing about the image
             raise BadImageError(error.strerror or str(error)) from error
 
     def file_of(self, number: int) -> Path:

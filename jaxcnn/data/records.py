@@ -81,10 +81,7 @@ class _BucketTFRecordFile:
 
     def __getitem__(self, index: int) -> bytes:
         start, end = int(self._offsets[index]) + 12, int(self._offsets[index + 1]) - 4
-        try:
-            return self._path.read_range(start, end)
-        except OSError as error:
-            raise ValueError(error.strerror) from error
+        return self._path.read_range(start, end)
 
 
 class _Blocks:

@@ -21,12 +21,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-# gcsfs asks about each bucket, over gRPC, whether it is of a kind that we do not treat differently.
-os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+from etils.epath.gpath import PosixGPath
 
-from etils.epath.gpath import PosixGPath  # noqa: E402
-
-from jaxcnn.errors import UserError, one_sentence  # noqa: E402
+from jaxcnn.errors import UserError, one_sentence
 
 # The package for a kind of URL; it is an extra of this one by the name of the second.
 _PACKAGES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
