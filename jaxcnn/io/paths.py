@@ -12,8 +12,8 @@ from jaxcnn.errors import UserError
 # etils.epath, through which tfds reads, would use TensorFlow wherever that is installed. It looks
 # once, when it is first used.
 os.environ.setdefault("EPATH_USE_TF", "0")
-# gcsfs would ask about each bucket, over gRPC, whether it is of a kind that is treated as all others
-# here; without access that takes a minute. It looks when it is imported.
+# gcsfs would ask about each bucket, over gRPC, whether it is of a kind that is treated here as all
+# others; without access that takes a minute. It looks when it is imported.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 SCHEMES = ("gs://", "s3://")
