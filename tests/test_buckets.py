@@ -29,14 +29,17 @@ from jaxcnn.data.source import open_source  # noqa: E402
 from jaxcnn.errors import UserError  # noqa: E402
 from jaxcnn.io import bucket  # noqa: E402
 from jaxcnn.io.atomic import atomic_write  # noqa: E402
+from jaxcnn.io.checkpoint import load_checkpoint  # noqa: E402
 from jaxcnn.io.manifest import MANIFEST  # noqa: E402
 from jaxcnn.io.paths import as_path  # noqa: E402
+from jaxcnn.io.safetensors import write_safetensors  # noqa: E402
 from jaxcnn.training.checkpoint_folder import saved_steps  # noqa: E402
 from jaxcnn.training.checkpoints import Checkpoints, newest_variables  # noqa: E402
 from jaxcnn.training.devices import replicate  # noqa: E402
 from jaxcnn.training.lock import OWNER, BucketLock  # noqa: E402
 from jaxcnn.training.metrics import MetricsWriter, read_metrics  # noqa: E402
 from jaxcnn.training.step import TrainState  # noqa: E402
+from jaxcnn.training.workdir import has_other_classes  # noqa: E402
 
 RUN = ("--config=configs/lenet5.py:digits", "--config.num_epochs=3")  # saves at 22, 44, 66
 
@@ -279,6 +282,22 @@ def test_of_two_processes_one_gets_the_workdir(folder):
     assert len(held) == 1 and len(refused) == 2
 
 
+def test_weights_in_a_bucket(folder):
+    rng = np.random.default_rng(0)
+    tensors = {"fc.weight": rng.normal(size=(10, 4)).astype(np.float32)}
+    write_safetensors(folder / "weights.safetensors", tensors)
+    found = load_checkpoint(f"{folder}/weights.safetensors")
+    np.testing.assert_array_equal(found["fc.weight"], tensors["fc.weight"])
+    (folder / "classes.json").write_bytes(b'["cat", "dog"]')
+    assert has_other_classes(f"{folder}/weights.safetensors", ["dog", "cat"])
+    assert not has_other_classes(f"{folder}/weights.safetensors", ["cat", "dog"])
+    flip_a_bit(folder)
+    with pytest.raises(UserError, match=r"weights.safetensors is damaged.*SHA-256"):
+        load_checkpoint(f"{folder}/weights.safetensors")
+    with pytest.raises(UserError, match="missing.pth cannot be opened"):
+        load_checkpoint(f"{folder}/missing.pth")
+
+
 def upload(source: pathlib.Path, target) -> None:
     paths = [path for path in source.rglob("*") if path.is_file()]
     target.upload(source, [path.relative_to(source).as_posix() for path in paths])
@@ -365,6 +384,8 @@ def test_run_that_is_killed_refused_and_damaged_ends_the_same(
     uninterrupted, service, folder, train, data_dir, capsys
 ):
     """It is killed in a save, then the server fails in one, then a bit of a checkpoint flips."""
+    upload(pathlib.Path(data_dir), folder / "tfds")
+    data_dir = f"{folder}/tfds"
     flags = (*RUN, f"--workdir={folder}")
     process = start_train(*flags, data_dir=data_dir, environ=service.environ)
 
@@ -389,7 +410,7 @@ def test_run_that_is_killed_refused_and_damaged_ends_the_same(
         return failure if failed else None
 
     with service.failing(fail):
-        result = train(*flags, environ=service.environ)
+        result = train(*flags, data_dir=data_dir, environ=service.environ)
     assert result.returncode == 2, result.stderr
     assert "The save of step 44" in result.stderr and "was cut off" in result.stderr
     assert "Resuming from step 22 of 66." in result.stdout
@@ -399,7 +420,7 @@ def test_run_that_is_killed_refused_and_damaged_ends_the_same(
     assert saved_steps(folder / "checkpoints") == [22, 44]
 
     flip_a_bit(folder / "checkpoints" / "44")
-    result = train(*flags, environ=service.environ)
+    result = train(*flags, data_dir=data_dir, environ=service.environ)
     assert result.returncode == 0, result.stderr
     assert "The checkpoint of step 44" in result.stderr and "44.damaged" in result.stderr
     assert "Resuming from step 22 of 66." in result.stdout
@@ -410,3 +431,7 @@ def test_run_that_is_killed_refused_and_damaged_ends_the_same(
     assert cli.main(["check", "--workdir", str(folder)]) == 0
     verdicts = re.findall("step ([0-9]+) .* ok", capsys.readouterr().out)
     assert verdicts == ["22", "44", "66"]
+    arguments = ["--workdir", str(folder), "--data_dir", data_dir, "--json"]
+    assert cli.main(["validate", *arguments]) == 0
+    evaluation = [line for line in metrics(folder) if line["split"] == "eval"][-1]
+    assert json.loads(capsys.readouterr().out)["top1"] == evaluation["top1"]
