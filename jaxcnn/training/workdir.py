@@ -86,9 +86,11 @@ def usable(workdir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        remedy = "choose a --workdir in a folder where you may write"
+        if in_bucket(workdir):
+            remedy = "check its name, the network, and that this account may read and write there"
         raise UserError(
-            f"The workdir {workdir} cannot be used ({error.strerror}); choose a --workdir in a "
-            f"folder where you may write."
+            f"The workdir {workdir} cannot be used ({error.strerror}); {remedy}."
         ) from error
 
 
