@@ -17,6 +17,7 @@ import logging
 import os
 import re
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -246,10 +247,20 @@ def _new_file_system(scheme: str) -> Any:
     return fsspec.filesystem(scheme, use_listings_cache=False, **options)
 
 
+_failed_at: float | None = None  # of the last request, if it failed for the network
+
+
+def is_unreachable() -> bool:
+    """Whether the last request was given up a moment ago: what can be left out, then should be."""
+    return _failed_at is not None and time.monotonic() - _failed_at < _SILENCE_SECONDS
+
+
 @contextlib.contextmanager
 def _translated(path: Any, *, writing: bool = False) -> Iterator[None]:
+    global _failed_at
     try:
         yield
+        _failed_at = None
     except UserError:
         raise
     except Exception as error:  # of many types: of fsspec, aiohttp, botocore, google.auth
@@ -271,6 +282,8 @@ def _as_os_error(error: Exception, path: Any, writing: bool) -> OSError:
     if forbidden or credentials or code in ("401", "403"):
         reason = text if credentials else f"access denied: {_without_url(text)}"
         return _failure(errno.EACCES, reason, path)
+    global _failed_at
+    _failed_at = time.monotonic()
     # Not EIO, which a disk says of a file that is damaged.
     return _failure(errno.ECONNABORTED, text, path)
 

@@ -57,6 +57,18 @@ def bucket_error(error: OSError) -> UserError | None:
     )
 
 
+def is_unreachable(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is in a bucket that could not be reached a moment ago.
+
+    Each request is tried again for half a minute: a run that ends leaves out what it can.
+    """
+    if not in_bucket(path):
+        return False
+    from jaxcnn.io import bucket
+
+    return bucket.is_unreachable()
+
+
 def folder_size(folder: Path) -> tuple[int, int]:
     """How many files are in a folder, and their bytes.
 

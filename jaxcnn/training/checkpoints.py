@@ -34,7 +34,7 @@ from jaxcnn.io.manifest import (
     verify_arrays,
     write_manifest,
 )
-from jaxcnn.io.paths import in_bucket
+from jaxcnn.io.paths import in_bucket, is_unreachable
 from jaxcnn.training import distributed
 from jaxcnn.training.checkpoint_folder import (
     CUSTOM_METADATA,
@@ -304,8 +304,12 @@ class Checkpoints:
         if isinstance(error, UserError) or not isinstance(error, Exception):
             raise error
         try:
-            newest = self.latest_step
-            kept = "there is no other yet" if newest is None else f"that of step {newest} is kept"
+            if is_unreachable(self._directory):
+                kept = "those before it are kept"
+            else:
+                step_kept = self.latest_step
+                there_is = step_kept is not None
+                kept = f"that of step {step_kept} is kept" if there_is else "there is no other yet"
         except UserError:
             kept = "nor can those before it be read"
         raise UserError(

@@ -28,7 +28,7 @@ import filelock
 
 from jaxcnn.errors import UserError
 from jaxcnn.io.atomic import atomic_write
-from jaxcnn.io.paths import in_bucket
+from jaxcnn.io.paths import in_bucket, is_unreachable
 from jaxcnn.training.progress import warn
 
 LOCK = "run.lock"
@@ -204,7 +204,7 @@ class BucketLock:
         self._ended.set()
         self._thread.join()
         with contextlib.suppress(OSError):
-            if self._is_own():
+            if not is_unreachable(self._path) and self._is_own():
                 self._path.unlink()
 
     def check(self) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxcnn.errors import UserError
 from jaxcnn.io.atomic import atomic_write
-from jaxcnn.io.paths import in_bucket
+from jaxcnn.io.paths import in_bucket, is_unreachable
 from jaxcnn.training.workdir import METRICS, TENSORBOARD
 
 # How often the files are written to a bucket, beside before each checkpoint.
@@ -56,7 +56,7 @@ class MetricsWriter:
 
         self._workdir, self._path = workdir, workdir / METRICS
         self._temporary = Path(tempfile.mkdtemp(prefix="jaxcnn-")) if in_bucket(workdir) else None
-        self._uploaded, self._failed = time.monotonic(), False
+        self._uploaded = time.monotonic()
         folder = self._temporary or workdir
         lines, damaged = read_lines(self._path)
         if damaged:
@@ -129,13 +129,11 @@ class MetricsWriter:
         """
         if self._temporary is None:
             return
-        self._failed = True
         with self._writing():
             events = (self._temporary / TENSORBOARD).iterdir()
             names = [path.relative_to(self._temporary).as_posix() for path in events]
             self._workdir.upload(self._temporary, names)
             (self._workdir / METRICS).write_bytes((self._temporary / METRICS).read_bytes())
-        self._failed = False
         self._uploaded = time.monotonic()
 
     def close(self) -> None:
@@ -144,7 +142,7 @@ class MetricsWriter:
         with contextlib.suppress(OSError):  # of a write that has failed before, and was reported
             self._events.close()
         if self._temporary is not None:
-            if not self._failed:
+            if not is_unreachable(self._workdir):
                 with contextlib.suppress(UserError):  # :meth:`flush` says so where it matters
                     self.flush()
             shutil.rmtree(self._temporary, ignore_errors=True)
