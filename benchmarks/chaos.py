@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RUN = (
     *("--config=configs/lenet5.py:digits", "--config.num_epochs=2"),
     *("--config.checkpoint.every_steps=5", "--config.checkpoint.keep=2"),
-    *("--config.checkpoint.best_by=top1", "--config.ema.decay=0.99"),
+    *("--config.checkpoint.best_by=top1", "--config.ema.decay=0.9998"),
     "--heartbeat_timeout=10",
 )
 CLOCKS = ("images_per_second", "input_wait")

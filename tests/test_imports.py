@@ -124,8 +124,8 @@ def normalized(name):
 @pytest.mark.parametrize(
     ("patterns", "extras"),
     [
-        (("jaxcnn/**/*.py", "train.py", "configs/*.py"), ("hub",)),
-        (("tests/**/*.py", "benchmarks/*.py"), ("hub", "test")),
+        (("jaxcnn/**/*.py", "train.py", "configs/*.py"), ("hub", "gcs")),
+        (("tests/**/*.py", "benchmarks/*.py"), ("hub", "gcs", "test")),
     ],
 )
 def test_every_imported_package_is_declared(patterns, extras, root):
