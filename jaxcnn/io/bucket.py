@@ -268,7 +268,8 @@ def _translated(path: Any, *, writing: bool = False) -> Iterator[None]:
 
 
 def _as_os_error(error: Exception, path: Any, writing: bool) -> OSError:
-    text = re.sub(r"\s+", " ", one_sentence(error)).rstrip(".")[:200] or type(error).__name__
+    text = re.sub(r'( URL)?: "https?://[^"]*"', "", one_sentence(error))  # botocore's, long
+    text = re.sub(r"\s+", " ", text).rstrip(".")[:200] or type(error).__name__
     if isinstance(error, FileExistsError):
         return _failure(errno.EEXIST, os.strerror(errno.EEXIST), path)
     if isinstance(error, FileNotFoundError):
