@@ -59,9 +59,11 @@ def _is_intact(directory: Path, step: int, copies: LocalCopies) -> bool:
     size = _size(directory / str(step))
     try:
         manifest = verify(copies.folder_with(step), step)
-    except DamagedError as error:
+    except UserError as error:
         if step not in saved_steps(directory):  # the run deleted it, for it has newer ones
             return True
+        if not isinstance(error, DamagedError):
+            raise
         _print(f"step {step}", *size, f"DAMAGED: {error}")
         return False
     unverified = "not verified: an earlier version of jaxcnn saved it, without a manifest"
