@@ -138,7 +138,7 @@ def load(arguments: argparse.Namespace) -> Network:
     if workdir is not None and model is not None:
         raise UserError("--workdir names the model; leave out --model.")
     if workdir is not None:
-        folder = as_path(workdir)
+        folder = as_path(workdir).expanduser()
         return _of_run(folder, weights=_file_of_run(folder, weights) if weights else None)
     if model is None:
         if weights is not None:
@@ -165,7 +165,7 @@ def _of_model(name: str, weights: str) -> Network:
     )
 
     models.model_info(name)  # refuses an unknown name
-    path = as_path(weights)
+    path = as_path(weights).expanduser()
     if path.name in (WEIGHTS, EMA_WEIGHTS, BEST_WEIGHTS) and (path.parent / CONFIG).is_file():
         return _of_run(path.parent, name, path)
     published = _published(name, weights)
@@ -281,7 +281,7 @@ def _of_run(workdir: Path, name: str | None = None, weights: Path | None = None)
 
 def _file_of_run(workdir: Path, name: str) -> Path:
     """A file of weights that a run has written, by its path or by its name in the workdir."""
-    path = as_path(name)
+    path = as_path(name).expanduser()
     if not path.is_file() and path.name == name:
         path = workdir / name
     if not path.is_file() and workdir.is_dir():

@@ -150,7 +150,7 @@ def _opened(kind: str, path: str) -> tuple[Path, Callable[[str], str]]:
     """The folder of a dataset, and the name in it of each split."""
     _, name_of = _KINDS[kind]
     try:
-        root = as_path(path)
+        root = as_path(os.path.expanduser(path))
         exists = bool(path) and root.is_dir()
     except OSError as error:
         raise UserError(f"config.dataset: {path} cannot be read ({error.strerror}).") from error

@@ -25,7 +25,7 @@ def in_bucket(path: str | os.PathLike[str]) -> bool:
 
 
 def as_path(name: str | os.PathLike[str]) -> Path:
-    """The path that a user has named; of a local one ``~`` is expanded.
+    """The path that a user has named.
 
     Returns:
         A ``pathlib.Path``, or a :class:`jaxcnn.io.bucket.BucketPath` for a URL.
@@ -41,7 +41,7 @@ def as_path(name: str | os.PathLike[str]) -> Path:
                 f"{text} is neither a local path nor a URL that starts with "
                 f"{' or '.join(SCHEMES)}; use one of these."
             )
-        return Path(name).expanduser()
+        return Path(name)
     from jaxcnn.io.bucket import BucketPath
 
     return BucketPath.named(text)

@@ -136,7 +136,7 @@ def read_classes(folder: Path) -> list[str] | None:
 
 def has_other_classes(weights: str | Path, classes: Sequence[str]) -> bool:
     """Whether weights are a file of a run on other classes, or in another order."""
-    path = as_path(weights) if in_bucket(weights) else Path(weights)
+    path = as_path(weights)
     own = read_classes(path.parent) if path.is_file() else None
     return own is not None and own != list(classes)
 
