@@ -5,8 +5,9 @@
 
 The run is lenet5:digits, with a checkpoint every five steps. A quarter of the kills (SIGKILL) come
 at a random time; the others at a change to the workdir, as inotify reports it: each kind of file
-that a run creates, renames or deletes in turn, which are those of checkpoints above all. With two processes of two devices
-each, one of them is killed at a random time, and the other has to end by itself.
+that a run creates, renames or deletes in turn, which are those of checkpoints above all. With two
+processes of two devices each, one of them is killed at a random time, and the other has to end by
+itself.
 
 A run that is done must have the weights, parameters, momenta and statistics of one that was not
 killed, bit for bit, and its lines of metrics.jsonl but for what a clock measured. Needs Linux.
@@ -241,7 +242,6 @@ def chaos(kills: int, seed: int, folder: Path) -> list[Kill]:
     """
     draw = random.Random(seed)
     data_dir = str(folder / "tfds")
-    started = time.monotonic()
     run_and_kill(folder / "compiled", data_dir, "never", 1, 0)  # prepares, compiles
     started = time.monotonic()
     _, kinds = run_and_kill(folder / "reference", data_dir, "never", 1, 0)

@@ -28,7 +28,7 @@ from jaxcnn.errors import UserError, one_sentence
 
 # The package for a kind of URL; it is an extra of this one by the name of the second.
 _PACKAGES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
-_CONNECT_SECONDS, _SILENCE_SECONDS = 20, 60  # until a request is given up, and tried again
+_CONNECT_SECONDS, _SILENCE_SECONDS = 20, 30  # until a request is given up, and tried again
 _REFUSED = (errno.EACCES, errno.EPERM)
 
 
@@ -252,7 +252,7 @@ _failed_at: float | None = None  # of the last request, if it failed for the net
 
 def is_unreachable() -> bool:
     """Whether the last request was given up a moment ago: what can be left out, then should be."""
-    return _failed_at is not None and time.monotonic() - _failed_at < _SILENCE_SECONDS
+    return _failed_at is not None and time.monotonic() - _failed_at < 60
 
 
 @contextlib.contextmanager
@@ -270,6 +270,8 @@ def _translated(path: Any, *, writing: bool = False) -> Iterator[None]:
 def _as_os_error(error: Exception, path: Any, writing: bool) -> OSError:
     text = re.sub(r'( URL)?: "https?://[^"]*"', "", one_sentence(error))  # botocore's, long
     text = re.sub(r"\s+", " ", text).rstrip(".")[:200] or type(error).__name__
+    if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
+        text = f"no answer within {_SILENCE_SECONDS} seconds, several times"
     if isinstance(error, FileExistsError):
         return _failure(errno.EEXIST, os.strerror(errno.EEXIST), path)
     if isinstance(error, FileNotFoundError):
