@@ -407,7 +407,7 @@ def test_run_that_is_killed_refused_and_damaged_ends_the_same(
     def fail(method: str, path: str) -> int | str | None:
         if is_write(method, path, "checkpoints/66/default"):
             failed.append(path)
-        return failure if failed else None
+        return failure if failed and "tfds" not in path else None  # the dataset is read on
 
     with service.failing(fail):
         result = train(*flags, data_dir=data_dir, environ=service.environ)
