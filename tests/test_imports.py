@@ -124,14 +124,18 @@ def normalized(name):
 @pytest.mark.parametrize(
     ("patterns", "extras"),
     [
-        (("jaxcnn/models/**/*.py", "jaxcnn/convert/[!e]*.py", "jaxcnn/io/*.py"), ("hub",)),
+        (("jaxcnn/models/**/*.py", "jaxcnn/convert/[!e]*.py"), ("hub",)),
+        (("jaxcnn/io/*.py",), ("hub", "gcs")),
         (
             # all but jaxcnn/testing
             ("jaxcnn/*.py", "jaxcnn/[!t]*/**/*.py", "jaxcnn/training/**/*.py", "train.py"),
-            ("hub", "onnx", "parquet", "train", "visualize"),
+            ("hub", "gcs", "onnx", "parquet", "train", "visualize"),
         ),
         (("jaxcnn/testing/*.py",), ("test",)),
-        (("tests/**/*.py", "benchmarks/*.py"), ("hub", "parquet", "train", "visualize", "test")),
+        (
+            ("tests/**/*.py", "benchmarks/*.py"),
+            ("hub", "gcs", "parquet", "train", "visualize", "test"),
+        ),
         (("configs/*.py",), ("train",)),
     ],
 )

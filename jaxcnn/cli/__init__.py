@@ -31,6 +31,7 @@ from jaxcnn.cli import (
 )
 from jaxcnn.cli.extras import missing_extra
 from jaxcnn.errors import UserError
+from jaxcnn.io.paths import bucket_error
 from jaxcnn.platform import set_xla_flags, use_compilation_cache
 from jaxcnn.training.signals import exit_at_once
 
@@ -95,6 +96,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Python flushes stdout once more when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # 128 + SIGPIPE, which Windows does not have
+    except OSError as error:
+        refused = bucket_error(error)
+        if refused is None:
+            raise
+        print(f"jaxcnn: {refused}", file=sys.stderr)
+        return 2
     finally:
         signal.signal(signal.SIGINT, previous)
 

@@ -5,12 +5,14 @@ This module imports nothing heavy; :func:`load` does.
 
 import argparse
 import dataclasses
+import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxcnn.errors import UserError, one_sentence
+from jaxcnn.io.paths import as_path
 
 if TYPE_CHECKING:
     import jax
@@ -141,7 +143,7 @@ def load(arguments: argparse.Namespace) -> Network:
     if workdir is not None and model is not None:
         raise UserError("--workdir names the model; leave out --model.")
     if workdir is not None:
-        folder = Path(workdir).expanduser()
+        folder = as_path(workdir).expanduser()
         return _of_run(folder, weights=_file_of_run(folder, weights) if weights else None)
     if model is None:
         if weights is not None:
@@ -168,7 +170,7 @@ def _of_model(name: str, weights: str) -> Network:
     )
 
     models.model_info(name)  # refuses an unknown name
-    path = Path(weights).expanduser()
+    path = as_path(weights).expanduser()
     if path.name in (WEIGHTS, EMA_WEIGHTS, BEST_WEIGHTS) and (path.parent / CONFIG).is_file():
         return _of_run(path.parent, name, path)
     published = _published(name, weights)
@@ -262,7 +264,7 @@ def _of_run(workdir: Path, name: str | None = None, weights: Path | None = None)
     mean = settings.mean
     if settings.subtract_mean_image:
         try:
-            mean = np.load(workdir / MEAN_IMAGE)
+            mean = np.load(io.BytesIO((workdir / MEAN_IMAGE).read_bytes()))
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{workdir / MEAN_IMAGE}, which this run subtracts from images, cannot be read; "
@@ -284,7 +286,7 @@ def _of_run(workdir: Path, name: str | None = None, weights: Path | None = None)
 
 def _file_of_run(workdir: Path, name: str) -> Path:
     """A file of weights that a run has written, by its path or by its name in the workdir."""
-    path = Path(name).expanduser()
+    path = as_path(name).expanduser()
     if not path.is_file() and path.name == name:
         path = workdir / name
     if not path.is_file() and workdir.is_dir():

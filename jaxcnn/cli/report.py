@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxcnn.errors import UserError
+from jaxcnn.io.paths import as_path, in_bucket
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         UserError: if a folder is not that of a run, or the file cannot be written.
     """
-    folders = list(dict.fromkeys(Path(name).resolve() for name in arguments.runs))
+    folders = list(dict.fromkeys(as_path(name).resolve() for name in arguments.runs))
     from tqdm import tqdm
 
     from jaxcnn.io.atomic import atomic_write
@@ -114,6 +115,8 @@ def _names(folders: Sequence[Path]) -> list[str]:
     """Short names that differ: the paths below what all have in common."""
     if len(folders) == 1:
         return [folders[0].name]
+    if any(map(in_bucket, folders)):
+        return list(map(str, folders))
     common = os.path.commonpath([folder.parent for folder in folders])
     return [os.path.relpath(folder, common) for folder in folders]
 

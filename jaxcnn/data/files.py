@@ -25,6 +25,7 @@ read without PyTorch.
 
 import csv
 import functools
+import io
 import os
 import re
 import zlib
@@ -36,6 +37,7 @@ import numpy as np
 from jaxcnn.data.images import BadImageError
 from jaxcnn.errors import UserError, suggest
 from jaxcnn.io.checkpoint import load_tensor
+from jaxcnn.io.paths import as_path, in_bucket
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif"),
@@ -93,6 +95,8 @@ class FileSplit:
         try:
             return path.read_bytes(), label
         except OSError as error:
+            if in_bucket(path) and not isinstance(error, FileNotFoundError):
+                raise  # of the network: it says nothing about the image
             raise BadImageError(error.strerror or str(error)) from error
 
     def file_of(self, number: int) -> Path:
@@ -145,8 +149,12 @@ def open_files(kind: str, path: str, split: str | None) -> FileSplit:
 def _opened(kind: str, path: str) -> tuple[Path, Callable[[str], str]]:
     """The folder of a dataset, and the name in it of each split."""
     _, name_of = _KINDS[kind]
-    root = Path(os.path.expanduser(path))
-    if not path or not root.is_dir():
+    try:
+        root = as_path(os.path.expanduser(path))
+        exists = bool(path) and root.is_dir()
+    except OSError as error:
+        raise UserError(f"config.dataset: {path} cannot be read ({error.strerror}).") from error
+    if not exists:
         raise UserError(
             f"config.dataset: there is no folder {path!r}; give {kind}:/path of a folder with "
             f"{name_of(TRAIN)} and {name_of(EVALUATION[0])}."
@@ -206,6 +214,8 @@ def _read_tree(folder: Path) -> Table:
     def stop(error: OSError) -> None:
         raise error
 
+    if in_bucket(folder):
+        return _read_bucket_tree(folder)
     table = []
     for label in sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != "."):
         seen = set()  # links may form a circle
@@ -222,8 +232,20 @@ def _read_tree(folder: Path) -> Table:
     return table
 
 
+def _read_bucket_tree(folder: Path) -> Table:
+    """The same for a folder in a bucket, in the same order, from one listing of its objects."""
+    found = []
+    for name in folder.sizes():
+        *folders, file = name.split("/")
+        hidden = not folders or folders[0].startswith(".") or file.startswith(".")
+        if not hidden and file.lower().endswith(SUFFIXES):
+            # The files of a folder come before those of the folders in it.
+            found.append(([(1, part) for part in folders] + [(0, file)], name, folders[0]))
+    return [(folder / name, label) for _, name, label in sorted(found)]
+
+
 def _read_csv(path: Path) -> Table:
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with io.StringIO(path.read_bytes().decode("utf-8-sig"), newline="") as file:
         rows = [(number, row) for number, row in enumerate(csv.reader(file), 1) if row]
     table = []
     for number, row in rows:
@@ -281,6 +303,8 @@ def _open_array(path: Path) -> np.ndarray:
     """Map a file as ``[H, W]``, ``[H, W, C]`` or ``[N, H, W, C]``."""
     try:
         if path.suffix.lower() == ".npy":
+            if in_bucket(path):
+                return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
             return np.lib.format.open_memmap(path, mode="r")
         tensor = load_tensor(path)
     except OSError as error:

@@ -2,7 +2,6 @@
 
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from jaxcnn.data.images import BadImageError
 from jaxcnn.data.records import FORMATS, Records
 from jaxcnn.data.tfds import keep_off_accelerators, tfds
 from jaxcnn.errors import UserError, suggest
+from jaxcnn.io.paths import as_path, in_bucket
 
 _DAMAGED = "its record is damaged"
 
@@ -60,7 +60,7 @@ class PreparedSplit:
                 f"The dataset {name} is stored as {builder.info.file_format.value}, which cannot "
                 f"be read; prepare it as {' or '.join(FORMATS)}."
             )
-        self.files = tuple(Path(part.filename) for part in info.file_instructions)
+        self.files = tuple(as_path(part.filename) for part in info.file_instructions)
         self._records = Records(info.file_instructions, open_file)
 
     def read(self, number: int) -> tuple[bytes, int]:
@@ -108,6 +108,23 @@ def open_prepared(
         data_dir: where prepared datasets are.
         others: notations of datasets that tfds does not have, for the error about an unknown one.
     """
+    if data_dir is not None and in_bucket(data_dir):
+        from jaxcnn.io.bucket import translated_errors
+
+        data_dir = str(as_path(data_dir))
+        try:
+            with translated_errors(data_dir):
+                return _open(name, split, data_dir, others)
+        except OSError as error:
+            raise UserError(
+                f"--data_dir={data_dir} cannot be read ({error.strerror or error})."
+            ) from error
+    return _open(name, split, data_dir, others)
+
+
+def _open(
+    name: str, split: str | None, data_dir: str | None, others: Sequence[str]
+) -> PreparedSplit:
     builder = prepared_builder(name, data_dir, others)
     if split is None:
         # The labels of ImageNet's test split, and of others like it, are not published.
@@ -145,6 +162,11 @@ def prepared_builder(name: str, data_dir: str | None, others: Sequence[str] = ()
         raise UserError(f"tfds cannot open the dataset {name!r}: {reason}") from error
     if builder.is_prepared():
         return builder
+    if data_dir is not None and in_bucket(data_dir):
+        raise UserError(
+            f"The dataset {name!r} is not prepared under {data_dir}; prepare it on a disk, and "
+            f"copy its folder there, {name}/CONFIG/VERSION and all."
+        )
 
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
         raise UserError(

@@ -16,8 +16,10 @@ import numpy as np
 from jaxcnn.errors import UserError
 from jaxcnn.io.atomic import atomic_write
 from jaxcnn.io.cache import cache_folder
+from jaxcnn.io.paths import as_path, in_bucket
 
 _WORTH_CACHING = 1000  # records in a file
+_BLOCK = 8 << 20  # bytes that are read at once to find the records of a file in a bucket
 _SCAN_THREADS = 4  # more would hide the latency of a network, but contend for the GIL
 
 
@@ -43,7 +45,10 @@ class _TFRecordFile:
         key = f"{os.path.realpath(path)} {stat.st_size} {stat.st_mtime_ns}"
         self._offsets = _cached_offsets(key, stat.st_size)
         if self._offsets is None:
-            self._offsets = _offsets(path, stat.st_size)
+            with open(path, "rb", buffering=0) as file:
+                self._offsets = _offsets(
+                    lambda start, size: os.pread(file.fileno(), size, start), path, stat.st_size
+                )
             if len(self) >= _WORTH_CACHING:
                 _cache_offsets(key, self._offsets)
 
@@ -56,21 +61,64 @@ class _TFRecordFile:
             return os.pread(file.fileno(), end - start, start)
 
 
-def _offsets(path: str, size: int) -> np.ndarray:
-    """Where the records of a TFRecord file start, and where the last one ends."""
+class _BucketTFRecordFile:
+    """Records of a TFRecord file in a bucket, each of them read by a request of its own.
+
+    Where they start is found by reading the file once.
+    """
+
+    def __init__(self, path: str):
+        self._path = as_path(path)
+        size = self._path.size()
+        key = f"{path} {self._path.version()}"
+        self._offsets = _cached_offsets(key, size)
+        if self._offsets is None:
+            self._offsets = _offsets(_Blocks(self._path).read, path, size)
+            _cache_offsets(key, self._offsets)
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, index: int) -> bytes:
+        start, end = int(self._offsets[index]) + 12, int(self._offsets[index + 1]) - 4
+        return self._path.read_range(start, end)
+
+
+class _Blocks:
+    """An object in a bucket, read from its start to its end in large blocks."""
+
+    def __init__(self, path: Any):
+        self._path, self._start, self._block = path, 0, b""
+
+    def read(self, start: int, size: int) -> bytes:
+        """Bytes that may be fewer at the end of the object."""
+        first = start - self._start
+        if not 0 <= first <= len(self._block) - size:
+            self._start, self._block = start, self._path.read_range(start, start + _BLOCK)
+            first = 0
+        return self._block[first : first + size]
+
+
+def _offsets(read: Callable[[int, int], bytes], path: str, size: int) -> np.ndarray:
+    """Where the records of a TFRecord file start, and where the last one ends.
+
+    Args:
+        read: from a start, so many bytes.
+        path: of the file, for errors.
+        size: of the file in bytes.
+    """
     offsets, offset = [], 0
-    with open(path, "rb", buffering=0) as file:
-        while offset < size:
-            header = os.pread(file.fileno(), 8, offset)
-            length = struct.unpack("<Q", header)[0] if len(header) == 8 else size
-            end = offset + 12 + length + 4
-            if end > size:
-                raise UserError(
-                    f"The file {path} is damaged: its record {len(offsets)} ends past the end "
-                    f"of the file; prepare the dataset again."
-                )
-            offsets.append(offset)
-            offset = end
+    while offset < size:
+        header = read(offset, 8)
+        length = struct.unpack("<Q", header)[0] if len(header) == 8 else size
+        end = offset + 12 + length + 4
+        if end > size:
+            raise UserError(
+                f"The file {path} is damaged: its record {len(offsets)} ends past the end "
+                f"of the file; prepare the dataset again."
+            )
+        offsets.append(offset)
+        offset = end
     return np.array([*offsets, offset], np.int64)
 
 
@@ -105,6 +153,11 @@ class _ArrayRecordFile:
     def __init__(self, path: str):
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
+        if in_bucket(path):
+            raise UserError(
+                f"{path} is an ArrayRecord file, which cannot be read in a bucket; copy the "
+                f"dataset to a disk, or prepare it as tfrecord."
+            )
         try:
             self._records = ArrayRecordDataSource([path])
         except RuntimeError as error:
@@ -122,7 +175,7 @@ class _ArrayRecordFile:
 
 # By the name of tfds's file format.
 FORMATS: dict[str, Callable[[str], RecordFile]] = {
-    "tfrecord": _TFRecordFile,
+    "tfrecord": lambda path: (_BucketTFRecordFile if in_bucket(path) else _TFRecordFile)(path),
     "array_record": _ArrayRecordFile,
 }
 
@@ -132,10 +185,9 @@ class Records:
 
     def __init__(self, instructions: Sequence[Any], open_file: Any):
         for instruction in instructions:
-            if not Path(instruction.filename).is_file():
+            if not as_path(instruction.filename).is_file():
                 raise UserError(
-                    f"The file {instruction.filename} is missing (datasets must be on a local or "
-                    f"mounted disk); prepare the dataset again."
+                    f"The file {instruction.filename} is missing; prepare the dataset again."
                 )
         with ThreadPoolExecutor(_SCAN_THREADS) as pool:
             self._files = list(pool.map(open_file, (i.filename for i in instructions)))

@@ -11,6 +11,7 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
+import jaxcnn.io.paths  # noqa: F401, I001  before tfds: it keeps epath from TensorFlow
 import tensorflow_datasets as tfds
 
 if not sys.stderr.isatty():

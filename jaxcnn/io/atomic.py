@@ -1,11 +1,14 @@
 """Files that are written completely or not at all."""
 
 import contextlib
+import io
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from jaxcnn.io.paths import as_path, in_bucket
 
 
 @contextlib.contextmanager
@@ -13,13 +16,14 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Opens a file for writing that replaces ``path`` when the block ends.
 
     The bytes go to a temporary file in the same folder, which gets the name only when the block
-    ended without an error; after an error it is deleted, and ``path`` is as it was before.
+    ended without an error; after an error it is deleted, and ``path`` is as it was before. In a
+    bucket the object is written when the block ends, which replaces it in one step, too.
 
     Args:
         path: the file to write; an existing one is replaced.
 
     Yields:
-        The temporary file, opened in binary mode.
+        The temporary file, or for a bucket one in memory, opened in binary mode.
 
     Raises:
         OSError: if the file cannot be written.
@@ -29,6 +33,11 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         with atomic_write(workdir / "config.json") as file:
             file.write(text.encode())
     """
+    if in_bucket(path):
+        content = io.BytesIO()
+        yield content
+        as_path(path).write_bytes(content.getvalue())
+        return
     path = Path(path)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

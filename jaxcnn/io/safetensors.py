@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxcnn.errors import CheckpointError
 from jaxcnn.io.atomic import atomic_write
+from jaxcnn.io.paths import as_path, in_bucket
 
 _DTYPES: dict[str, np.dtype] = {
     name: np.dtype(dtype)
@@ -79,6 +80,9 @@ def verify_safetensors(path: str | os.PathLike[str]) -> bool:
     def damaged(what: str) -> CheckpointError:
         return CheckpointError(f"{os.fspath(path)} is damaged: {what}.")
 
+    if in_bucket(path):
+        data = np.frombuffer(as_path(path).read_bytes(), np.uint8)
+        return _check_content(*_header(data, damaged), damaged)
     # An empty file cannot be mapped.
     data = np.memmap(path, np.uint8, "r") if os.path.getsize(path) else np.zeros(0, np.uint8)
     return _check_content(*_header(data, damaged), damaged)

@@ -27,6 +27,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxcnn.errors import CheckpointError
+from jaxcnn.io.paths import as_path, in_bucket
 from jaxcnn.io.pickled_numpy import numpy_names
 from jaxcnn.io.unpickler import Call, Unpickler
 
@@ -282,7 +283,12 @@ def _part(data: np.ndarray, start: int, count: int, dtype: np.dtype, path: str) 
 
 
 def map_file(path: str) -> np.ndarray:
-    """Map the bytes of a file, ``[n]`` uint8; writing to them does not change the file."""
+    """Map the bytes of a file, ``[n]`` uint8; writing to them does not change the file.
+
+    An object in a bucket is read into memory.
+    """
+    if in_bucket(path):
+        return np.frombuffer(bytearray(as_path(path).read_bytes()), np.uint8)
     with open(path, "rb") as file:
         size = file.seek(0, io.SEEK_END)
         if not size:

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,16 +34,20 @@ from jaxcnn.io.manifest import (
     verify_arrays,
     write_manifest,
 )
+from jaxcnn.io.paths import in_bucket, is_unreachable
 from jaxcnn.training import distributed
 from jaxcnn.training.checkpoint_folder import (
     CUSTOM_METADATA,
     UNFINISHED,
+    LocalCopies,
     damaged,
+    delete,
     none_left,
     saved_by,
     saved_steps,
     set_aside,
     unfinished_steps,
+    upload,
     verify,
 )
 from jaxcnn.training.devices import unreplicate
@@ -63,6 +68,10 @@ class Checkpoints:
     devices and hosts. Every process calls the methods that say so; the main process writes.
 
     As a context manager it waits at the end of the block for the last checkpoint to be on disk.
+
+    In a bucket (``gs://``, ``s3://``) a checkpoint is first saved to a temporary folder, and then
+    copied, its manifest last; to be read, it is copied back. So Orbax knows no bucket, and what is
+    read is verified in the same way.
 
     Args:
         directory: the folder; made if it does not exist.
@@ -89,6 +98,9 @@ class Checkpoints:
         self._report = report
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
         self._saving: tuple[int, concurrent.futures.Future[None]] | None = None
+        self._copies = LocalCopies(directory)
+        # Where Orbax writes: beside the checkpoints if these can be renamed there.
+        self._temporary = Path(tempfile.mkdtemp(prefix="jaxcnn-")) if in_bucket(directory) else None
         self._agreements = itertools.count()
 
     def __enter__(self) -> "Checkpoints":
@@ -174,7 +186,7 @@ class Checkpoints:
             UserError: if it is of a different model or optimizer.
         """
         step = self.latest_step if step is None else step
-        return self._read(like, step, verify(self._directory, step))
+        return self._read(like, step, self._verify(step))
 
     def restore_newest(self, like: Callable[[int], TrainState]) -> TrainState | None:
         """Read the newest checkpoint that is intact; those that are damaged are set aside.
@@ -206,7 +218,7 @@ class Checkpoints:
             # Returns damage, for that is not the end on any process.
             def read(step: int = step, found: Any = found) -> TrainState | DamagedError:
                 try:
-                    manifest = found[1] if found else verify(self._directory, step)
+                    manifest = found[1] if found else self._verify(step)
                     return self._read(like(step), step, manifest)
                 except DamagedError as error:
                     return error
@@ -218,6 +230,7 @@ class Checkpoints:
                 self._agree("set aside", functools.partial(self._set_aside, step, damage))
                 continue
             distributed.on_all_processes(functools.partial(self._check_same, step, damage))
+            self._copies.clear()
             return state
 
     def find_best(self, rank: Rank) -> None:
@@ -250,7 +263,7 @@ class Checkpoints:
         """
 
         def read(step: int, manifest: Manifest | None) -> dict[str, Any]:
-            saved = _restored(self._directory, step, manifest)
+            saved = _restored(self._copies.folder_with(step), step, manifest)
             return saved["ema"] if ema else {name: saved[name] or {} for name in _VARIABLES}
 
         def read_and_delete() -> dict[str, Any] | None:
@@ -270,6 +283,9 @@ class Checkpoints:
             self._wait()
         finally:
             self._thread.shutdown()
+            self._copies.clear()
+            if self._temporary is not None:
+                shutil.rmtree(self._temporary, ignore_errors=True)
 
     def _agree(self, name: str, action: Callable[[], Any]) -> Any:
         """Run an action on the main process only; its UserError is raised on all."""
@@ -288,8 +304,12 @@ class Checkpoints:
         if isinstance(error, UserError) or not isinstance(error, Exception):
             raise error
         try:
-            newest = self.latest_step
-            kept = "there is no other yet" if newest is None else f"that of step {newest} is kept"
+            if is_unreachable(self._directory):
+                kept = "those before it are kept"
+            else:
+                step_kept = self.latest_step
+                there_is = step_kept is not None
+                kept = f"that of step {step_kept} is kept" if there_is else "there is no other yet"
         except UserError:
             kept = "nor can those before it be read"
         raise UserError(
@@ -300,7 +320,7 @@ class Checkpoints:
     def _write(self, step: int, tree: dict[str, Any], best: int | None) -> None:
         """Save a checkpoint, and then delete old ones but the best; in the background."""
         arrays = {name: summarize(leaf) for name, leaf in _by_path(tree).items()}
-        unfinished = self._directory / UNFINISHED
+        unfinished = (self._temporary or self._directory) / UNFINISHED
         shutil.rmtree(unfinished, ignore_errors=True)
         # Without its parents, which are missing where a mount was lost.
         unfinished.mkdir(exist_ok=True)
@@ -314,8 +334,11 @@ class Checkpoints:
             if not saved:  # what an earlier save left could not be removed
                 raise OSError(errno.EEXIST, f"{unfinished} cannot be emptied")
             write_manifest(unfinished / str(step), step, arrays)
-            (unfinished / str(step)).rename(self._directory / str(step))
-            sync_folder(self._directory)
+            if self._temporary is not None:
+                upload(unfinished / str(step), self._directory, step)
+            else:
+                (unfinished / str(step)).rename(self._directory / str(step))
+                sync_folder(self._directory)
         except BaseException:
             # Its room may be what the disk lacks. More than once: TensorStore's threads write on
             # for a while. What they leave is removed by the next save.
@@ -331,6 +354,9 @@ class Checkpoints:
             if old == best:
                 continue
             try:
+                if self._temporary is not None:
+                    delete(self._directory, old)
+                    continue
                 # Renamed first: one that is deleted in part is not a checkpoint.
                 unfinished.mkdir(exist_ok=True)
                 (self._directory / str(old)).rename(unfinished / f"deleted-{old}")
@@ -340,12 +366,15 @@ class Checkpoints:
                     f"cannot be deleted ({error.strerror}); delete it, and start the same command "
                     f"again."
                 ) from error
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree((self._temporary or self._directory) / UNFINISHED, ignore_errors=True)
+
+    def _verify(self, step: int) -> Manifest | None:
+        return verify(self._copies.folder_with(step), step)
 
     def _newest_intact(self) -> tuple[int, Manifest | None] | None:
         for step in reversed(saved_steps(self._directory)):
             try:
-                manifest = verify(self._directory, step)
+                manifest = self._verify(step)
             except DamagedError as error:
                 self._set_aside(step, error)
                 continue
@@ -360,7 +389,7 @@ class Checkpoints:
         """What ``read`` returns for the best intact checkpoint, from its step and manifest."""
         for step in rank(saved_steps(self._directory)):
             try:
-                found = read(step, verify(self._directory, step))
+                found = read(step, self._verify(step))
             except DamagedError as error:
                 self._set_aside(step, error)
                 continue
@@ -385,6 +414,7 @@ class Checkpoints:
             )
 
     def _read(self, like: TrainState, step: int, manifest: Manifest | None) -> TrainState:
+        folder = self._copies.folder_with(step)
         wanted = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), _as_dict(like))
         if manifest is not None:
             stored = {name: array.shape for name, array in manifest.arrays.items()}
@@ -398,10 +428,10 @@ class Checkpoints:
             as_saved = jax.tree_util.tree_map_with_path(
                 lambda path, leaf: leaf.astype(manifest.arrays[_name(path)].dtype), wanted
             )
-            saved = _restored(self._directory, step, manifest, as_saved)
+            saved = _restored(folder, step, manifest, as_saved)
             saved = jax.tree.map(lambda leaf, like: np.asarray(leaf, like.dtype), saved, wanted)
         else:
-            saved = _restored(self._directory, step, None, wanted)
+            saved = _restored(folder, step, None, wanted)
             if jax.tree.map(np.shape, saved) != jax.tree.map(np.shape, wanted):
                 raise UserError(
                     f"The checkpoint of step {step} in {self._directory} belongs to a different "
@@ -429,10 +459,11 @@ def newest_variables(
     while steps := [step for step in saved_steps(directory) if str(step) not in bad]:
         step = steps[-1]
         try:
-            manifest = verify(directory, step)
-            if manifest is None:
-                report(_unverified(directory, step))
-            saved = _restored(directory, step, manifest)
+            with LocalCopies(directory) as copies:
+                manifest = verify(copies.folder_with(step), step)
+                if manifest is None:
+                    report(_unverified(directory, step))
+                saved = _restored(copies.folder_with(step), step, manifest)
         except (DamagedError, UserError) as error:
             if step not in saved_steps(directory):
                 continue  # a run deleted it, for it has newer ones
@@ -520,12 +551,16 @@ def _errno(error: BaseException) -> int | None:
 
 def _reason(error: BaseException) -> str:
     """Why something could not be written or read, in a few words."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     code = _errno(error)
     return os.strerror(code) if code else one_sentence(error)[:300].rstrip(".")
 
 
 def _remedy(error: BaseException) -> str:
     code = _errno(error)
+    if isinstance(error, OSError) and in_bucket(str(error.filename)):
+        return "Check the network, and that this account may write to the bucket"
     if code in (errno.ENOSPC, errno.EDQUOT):
         return "Make room on the disk"
     if code in (errno.EROFS, errno.EACCES, errno.EPERM):

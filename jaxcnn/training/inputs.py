@@ -1,6 +1,7 @@
 """A run's images, on the devices."""
 
 import dataclasses
+import io
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -202,7 +203,7 @@ class Inputs:
                 mean = self._computed_mean()
                 with atomic_write(path) as file:
                     np.save(file, mean)
-            return np.load(path)
+            return np.load(io.BytesIO(path.read_bytes()))
 
         return distributed.main_process_first("mean image", load)
 

@@ -15,6 +15,7 @@ import jax
 from jaxcnn.convert.pretrained import initialize_from
 from jaxcnn.convert.variables import save_torch
 from jaxcnn.errors import UserError, one_sentence
+from jaxcnn.io.paths import in_bucket
 from jaxcnn.training import distributed
 from jaxcnn.training.augmentation import Normalize
 from jaxcnn.training.best import EMA, has, ranked
@@ -24,7 +25,7 @@ from jaxcnn.training.checkpoints import Checkpoints
 from jaxcnn.training.debugging import debugged
 from jaxcnn.training.devices import pmap, replicate, unreplicate
 from jaxcnn.training.evaluation import Examples, SavedEvaluation, evaluate, save_evaluation
-from jaxcnn.training.lock import WorkdirLock
+from jaxcnn.training.lock import hold
 from jaxcnn.training.monitoring import first_filters, first_inputs
 from jaxcnn.training.nonfinite import NONFINITE_REMEDY, NonfiniteSteps, describe
 from jaxcnn.training.optimizer import carry_over, with_rate_factor
@@ -88,7 +89,7 @@ def train_and_evaluate(
     _announce(experiment, workdir)
     state, reinitialized = _initial_state(experiment, resuming=has_checkpoint(workdir))
     with _memory_errors(_less_memory(experiment)), contextlib.ExitStack() as stack:
-        _lock(workdir, stack)
+        still_held = _lock(workdir, stack)
         _claim(experiment, workdir)
         signals = StopSignals()
         stack.callback(signals.restore)  # the last: what follows is closed without interruption
@@ -128,6 +129,14 @@ def train_and_evaluate(
             if reason := nonfinite.reason_to_stop(recent):
                 raise diverged(*reason)
 
+        saves_begun = itertools.count()
+
+        def save() -> None:
+            if in_bucket(workdir):
+                distributed.main_process_first(f"held {next(saves_begun)}", still_held)
+                distributed.main_process_first(f"metrics {next(saves_begun)}", reporter.flush)
+            checkpoints.save(state)
+
         def stop_if_requested(*, may_ask: bool, preempted: bool = False) -> None:
             number = _stop_requested(signals, may_ask)
             if preempted and number is None:
@@ -137,7 +146,7 @@ def train_and_evaluate(
                 step = int(unreplicate(state.step))
                 if plan.checks_replicas(step, saves=True):
                     check_replicas(state, step)
-                checkpoints.save(state)
+                save()
                 checkpoints.wait()
                 raise Stopped(number)
 
@@ -222,7 +231,7 @@ def train_and_evaluate(
                 check_replicas(state, step)
             if saves:  # before the evaluation, which may fail
                 with reporter.paused():
-                    checkpoints.save(state)
+                    save()
                 saved_at = time.monotonic()
             if plan.evaluates(step):
                 evaluate_now(step)
@@ -233,6 +242,7 @@ def train_and_evaluate(
             )
         checkpoints.wait()
         # An error of the main process ends the others, too.
+        distributed.main_process_first("metrics", reporter.flush)
         distributed.main_process_first("exported", lambda: _export(experiment, workdir, state))
         if experiment.best_by is not None:
             best = checkpoints.read_best(rank, ema=experiment.best_by.startswith(EMA))
@@ -429,15 +439,25 @@ def _evaluations_until(step: int, workdir: Path) -> dict[int, dict[str, Any]]:
     return {number: found[number] for number in sorted(found) if number <= step}
 
 
-def _lock(workdir: Path, stack: contextlib.ExitStack) -> None:
-    """Keep other runs out of the workdir until the stack is closed, on the main process for all."""
+def _lock(workdir: Path, stack: contextlib.ExitStack) -> Callable[[], None]:
+    """Keep other runs out of the workdir until the stack is closed, on the main process for all.
+
+    Returns:
+        Checks that it is still so, on the main process.
+    """
+    held = []
 
     def lock() -> None:
         if distributed.is_main_process():
             with usable(workdir):
-                stack.enter_context(WorkdirLock(workdir))
+                held.append(stack.enter_context(hold(workdir)))
+
+    def check() -> None:
+        for lock in held:
+            lock.check()
 
     distributed.main_process_first("lock", lock)
+    return check
 
 
 def _claim(experiment: Experiment, workdir: Path) -> None:

@@ -14,6 +14,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from jaxcnn.errors import UserError, one_sentence, program
+from jaxcnn.io.paths import as_path, bucket_error
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -167,8 +168,7 @@ def main(arguments: Sequence[str], draw: Callable[[Path], None]) -> int:
         if arguments:
             raise UserError(f"unexpected argument {arguments[0]!r}; see --help.")
         workdir = FLAGS.workdir
-        if workdir and "://" in workdir:
-            raise UserError(f"--workdir={workdir} is not on a local or mounted disk; use one.")
+        given_folder = as_path(workdir) if workdir else None
         settings = FLAGS.config
         if settings is None:
             raise UserError(f"--config is required, for example {EXAMPLE}.")
@@ -193,7 +193,7 @@ def main(arguments: Sequence[str], draw: Callable[[Path], None]) -> int:
         )
         exit_on_signals()  # again: JAX's preemption service has taken SIGTERM for itself
         settings = _agreed(settings)
-        folder = Path(workdir) if workdir else _new_workdir(settings)
+        folder = given_folder or _new_workdir(settings)
         # Only now what reads data: a mistake above is answered sooner.
         from jaxcnn.training.build import build
         from jaxcnn.training.loop import train_and_evaluate
@@ -217,6 +217,8 @@ def main(arguments: Sequence[str], draw: Callable[[Path], None]) -> int:
         print(f"Stopped by {name}; resume with --workdir {folder}.", file=sys.stderr)
         return 128 + stopped.signal_number
     except Exception as error:
+        if isinstance(error, OSError) and (refused := bucket_error(error)) is not None:
+            return _refuse(str(refused))
         _leave_others(error)
         raise
     return 0

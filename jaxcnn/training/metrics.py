@@ -4,6 +4,8 @@ import contextlib
 import errno
 import json
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -13,7 +15,11 @@ import numpy as np
 
 from jaxcnn.errors import UserError
 from jaxcnn.io.atomic import atomic_write
+from jaxcnn.io.paths import in_bucket, is_unreachable
 from jaxcnn.training.workdir import METRICS, TENSORBOARD
+
+# How often the files are written to a bucket, beside before each checkpoint.
+_SECONDS_BETWEEN_UPLOADS = 30.0
 
 
 class MetricsWriter:
@@ -21,6 +27,10 @@ class MetricsWriter:
 
     A run that resumes from a checkpoint writes the steps after it again: what an earlier process
     wrote of those is dropped first, and so are lines that cannot be read.
+
+    To an object in a bucket nothing can be appended. There the files are written to a temporary
+    folder, and replace their objects from time to time, and when :meth:`flush` is called: before a
+    checkpoint, so that every line up to its step is there when a run resumes from it.
 
     Args:
         workdir: an existing folder.
@@ -44,7 +54,10 @@ class MetricsWriter:
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto import event_pb2
 
-        self._path = workdir / METRICS
+        self._workdir, self._path = workdir, workdir / METRICS
+        self._temporary = Path(tempfile.mkdtemp(prefix="jaxcnn-")) if in_bucket(workdir) else None
+        self._uploaded = time.monotonic()
+        folder = self._temporary or workdir
         lines, damaged = read_lines(self._path)
         if damaged:
             report(f"Dropped {damaged} line(s) of {self._path} that cannot be read.")
@@ -55,15 +68,17 @@ class MetricsWriter:
             or (line["step"] == start_step and line["split"] not in without)
         ]
         with self._writing():
-            with atomic_write(self._path) as file:
+            with atomic_write(folder / METRICS) as file:
                 file.write("".join(_dump(line) for line in kept).encode())
-            self._file = self._path.open("ab", buffering=0)  # whole lines, or an error
+            self._file = (folder / METRICS).open("ab", buffering=0)  # whole lines, or an error
             # Not a SummaryWriter, whose thread dies on a full disk and leaves the loop waiting.
-            (workdir / TENSORBOARD).mkdir(exist_ok=True)
-            self._events = EventsWriter(str(workdir / TENSORBOARD / "events"))
+            (folder / TENSORBOARD).mkdir(exist_ok=True)
+            self._events = EventsWriter(str(folder / TENSORBOARD / "events"))
             if start_step:  # what an earlier process wrote after this step is not shown
                 log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
                 self._add_event(start_step + 1, session_log=log)
+            self._events.flush()
+        self.flush()
 
     def write(self, step: int, epoch: float, split: str, **values: float | int) -> None:
         """Write one line.
@@ -86,6 +101,8 @@ class MetricsWriter:
             for name, value in values.items():
                 self._add_event(step, summary=summary.scalar(f"{split}/{name}", value))
             self._events.flush()
+        if time.monotonic() - self._uploaded > _SECONDS_BETWEEN_UPLOADS:
+            self.flush()
 
     def write_image(self, step: int, name: str, image: np.ndarray) -> None:
         """Write an image for TensorBoard.
@@ -104,11 +121,32 @@ class MetricsWriter:
             self._add_event(step, summary=summary.image(name, image, dataformats="HWC"))
             self._events.flush()
 
+    def flush(self) -> None:
+        """Have everything that was written in the workdir.
+
+        Raises:
+            UserError: if it cannot be written there.
+        """
+        if self._temporary is None:
+            return
+        with self._writing():
+            events = (self._temporary / TENSORBOARD).iterdir()
+            names = [path.relative_to(self._temporary).as_posix() for path in events]
+            self._workdir.upload(self._temporary, names)
+            (self._workdir / METRICS).write_bytes((self._temporary / METRICS).read_bytes())
+        self._uploaded = time.monotonic()
+
     def close(self) -> None:
-        """Close the files."""
+        """Close the files, and try once more to have everything in the workdir."""
         self._file.close()
         with contextlib.suppress(OSError):  # of a write that has failed before, and was reported
             self._events.close()
+        if self._temporary is not None:
+            if not is_unreachable(self._workdir):
+                with contextlib.suppress(UserError):  # :meth:`flush` says so where it matters
+                    self.flush()
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            self._temporary = None
 
     def _add_event(self, step: int, **content: Any) -> None:
         from tensorboardX.proto import event_pb2
@@ -121,9 +159,10 @@ class MetricsWriter:
         try:
             yield
         except OSError as error:
+            remedy = "Check the network" if in_bucket(self._path) else "Make room"
             raise UserError(
                 f"{self._path.parent} cannot be written ({error.strerror}); what was "
-                f"saved is kept. Make room, and start the same command again."
+                f"saved is kept. {remedy}, and start the same command again."
             ) from error
 
 

@@ -2,12 +2,15 @@
 
 import dataclasses
 import re
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from jaxcnn.errors import UserError
+from jaxcnn.io.paths import in_bucket
 
 
 @dataclasses.dataclass
@@ -27,11 +30,15 @@ class Profile:
     last: int
     folder: Path
     _tracing: bool = False
+    _written: Path | None = None  # where JAX writes it: a disk
 
     def before(self, step: int) -> None:
         """Start with the first step; of a run that resumes later, with its first."""
         if self.first <= step <= self.last and not self._tracing:
-            jax.profiler.start_trace(self.folder)
+            self._written = self.folder
+            if in_bucket(self.folder):
+                self._written = Path(tempfile.mkdtemp(prefix="jaxcnn-profile-"))
+            jax.profiler.start_trace(self._written)
             self._tracing = True
 
     def after(self, step: int, result: Any) -> bool:
@@ -47,6 +54,20 @@ class Profile:
         if self._tracing:
             self._tracing = False
             jax.profiler.stop_trace()
+            if self._written != self.folder:
+                self._upload()
+
+    def _upload(self) -> None:
+        files = [path for path in self._written.rglob("*") if path.is_file()]
+        names = [path.relative_to(self._written).as_posix() for path in files]
+        try:
+            self.folder.upload(self._written, names)
+        except OSError as error:
+            raise UserError(
+                f"The trace cannot be written to {self.folder} ({error.strerror})."
+            ) from error
+        finally:
+            shutil.rmtree(self._written, ignore_errors=True)
 
 
 def parse_steps(value: str) -> tuple[int, int]:

@@ -143,6 +143,15 @@ class Reporter:
         with self._clock.paused():
             yield
 
+    def flush(self) -> None:
+        """Have all lines in the workdir, before a checkpoint says that the run came so far.
+
+        Raises:
+            UserError: on the main process, if they cannot be written there.
+        """
+        if self._writer is not None:
+            self._writer.flush()
+
     def close(self) -> None:
         """Close the files and end the progress bar's line."""
         self._progress.close()

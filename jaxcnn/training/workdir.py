@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxcnn.errors import UserError
 from jaxcnn.io.atomic import atomic_write
+from jaxcnn.io.paths import as_path, in_bucket
 from jaxcnn.training.checkpoint_folder import damaged, none_left, saved_steps
 
 CONFIG = "config.json"
@@ -85,9 +86,11 @@ def usable(workdir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        remedy = "choose a --workdir in a folder where you may write"
+        if in_bucket(workdir):
+            remedy = "check its name, the network, and that this account may read and write there"
         raise UserError(
-            f"The workdir {workdir} cannot be used ({error.strerror}); choose a --workdir in a "
-            f"folder where you may write."
+            f"The workdir {workdir} cannot be used ({error.strerror}); {remedy}."
         ) from error
 
 
@@ -133,7 +136,7 @@ def read_classes(folder: Path) -> list[str] | None:
 
 def has_other_classes(weights: str | Path, classes: Sequence[str]) -> bool:
     """Whether weights are a file of a run on other classes, or in another order."""
-    path = Path(weights)
+    path = as_path(weights)
     own = read_classes(path.parent) if path.is_file() else None
     return own is not None and own != list(classes)
 

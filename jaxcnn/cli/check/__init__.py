@@ -5,10 +5,10 @@ import contextlib
 import importlib.metadata
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxcnn.errors import UserError, one_sentence
+from jaxcnn.io.paths import as_path
 
 if TYPE_CHECKING:
     import jax
@@ -54,9 +54,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         epilog="examples:\n  jaxcnn check\n  jaxcnn check --workdir runs/a",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--workdir", type=Path, metavar="RUN", help="the folder of a run of train.py"
-    )
+    parser.add_argument("--workdir", metavar="RUN", help="the folder of a run of train.py")
     # What is compiled here is checked, too.
     parser.set_defaults(run=run, no_compilation_cache=True)
 
@@ -73,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.workdir is not None:
         from jaxcnn.cli.check.workdir import check_workdir
 
-        return WRONG_RESULTS if check_workdir(arguments.workdir) else 0
+        return WRONG_RESULTS if check_workdir(as_path(arguments.workdir)) else 0
     devices = _devices()
     from jaxcnn.cli.check import environment
 
