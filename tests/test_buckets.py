@@ -414,7 +414,7 @@ def test_run_that_is_killed_refused_and_damaged_ends_the_same(
     assert result.returncode == 2, result.stderr
     assert "The save of step 44" in result.stderr and "was cut off" in result.stderr
     assert "Resuming from step 22 of 66." in result.stdout
-    assert "train.py: The checkpoint of step 66 could not be saved in" in result.stderr
+    assert "The checkpoint of step 66 could not be saved in" in result.stderr
     assert "Check the network, and that this account may write to the bucket" in result.stderr
     assert "Traceback" not in result.stderr
     assert saved_steps(folder / "checkpoints") == [22, 44]

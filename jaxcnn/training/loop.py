@@ -391,8 +391,10 @@ def _writing(failure: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        in_a_bucket = isinstance(error.filename, str) and in_bucket(error.filename)
+        remedy = "check the network" if in_a_bucket else "make room"
         raise UserError(
-            f"{failure} ({error.strerror}); the last checkpoint is there: make room, and start "
+            f"{failure} ({error.strerror}); the last checkpoint is there: {remedy}, and start "
             f"the same command again."
         ) from error
 
