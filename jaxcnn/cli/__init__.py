@@ -21,6 +21,7 @@ from jaxcnn.cli import (
     models,
     predict,
     prepare,
+    push,
     report,
     summary,
     validate,
@@ -32,7 +33,7 @@ from jaxcnn.training.signals import exit_at_once
 
 _COMMANDS = (
     *(models, summary, inspection, convert),
-    *(prepare, predict, validate, visualize, report, config, benchmark, check),
+    *(prepare, predict, validate, visualize, report, push, config, benchmark, check),
 )
 
 _EXAMPLES = """examples:
@@ -48,6 +49,7 @@ _EXAMPLES = """examples:
   jaxcnn validate --workdir runs/a
   jaxcnn visualize gradcam cat.jpg --model resnet50
   jaxcnn report runs/a runs/b
+  jaxcnn push runs/a OWNER/NAME
 
 Each command explains its arguments: jaxcnn convert --help
 """

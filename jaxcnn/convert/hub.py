@@ -140,7 +140,7 @@ def save_pretrained(
         content["preprocessing"] = {**config.preprocessing, "mean": MEAN_IMAGE}
     content = {key: value for key, value in content.items() if value is not None}
     if card is None:
-        card = model_card(config, os.fspath(folder))
+        card = model_card(config, os.path.basename(os.path.abspath(folder)))
     with atomic_folder(folder) as new:
         write_safetensors(new / WEIGHTS, tensors)
         (new / CONFIG).write_text(json.dumps(content, indent=2) + "\n")
