@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxcnn.cli import network
-from jaxcnn.errors import UserError, one_sentence
+from jaxcnn.errors import UserError
 
 if TYPE_CHECKING:
     from jaxcnn.visualize.report import Run
@@ -161,6 +161,8 @@ class _Hub:
         """
         from huggingface_hub import CommitOperationAdd
 
+        from jaxcnn.convert.hub import hub_reason, progress_bars_in_terminals
+
         operations = [
             CommitOperationAdd(name, folder / name) for name in _FILES if (folder / name).is_file()
         ]
@@ -173,16 +175,19 @@ class _Hub:
                 )
             if revision is not None:
                 self._api.create_branch(repository, branch=revision, exist_ok=True)
-            self._api.create_commit(
-                repository, operations, commit_message="Upload by jaxcnn push", revision=revision
-            )
+            with progress_bars_in_terminals():
+                self._api.create_commit(
+                    repository,
+                    operations,
+                    commit_message="Upload by jaxcnn push",
+                    revision=revision,
+                )
         except UserError:
             raise
         except Exception as error:  # of the package, or of any that it uses
-            reason = getattr(error, "server_message", None) or one_sentence(error)
             raise UserError(
-                f"{repository} cannot be uploaded ({reason.strip().rstrip('.')}); check its name, "
-                f"your network, and that your login may write there."
+                f"{repository} cannot be uploaded ({hub_reason(error)}); check its name, your "
+                f"network, and that your login may write there."
             ) from error
         return str(url)
 

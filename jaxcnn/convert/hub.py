@@ -4,10 +4,12 @@ Both have the same files: the weights (``model.safetensors``, torchvision's name
 (architecture, arguments, classes, preprocessing) and ``README.md``, the model card.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -382,18 +384,41 @@ def _file(source: str | os.PathLike[str], names: Sequence[str]) -> str | None:
     repository, _, revision = source.removeprefix(HUB).partition("@")
     for name in names:
         try:
-            return hf_hub_download(repository, name, revision=revision or None)
+            with progress_bars_in_terminals():
+                return hf_hub_download(repository, name, revision=revision or None)
         except Exception as error:  # of the package, or of any that it uses
             # A file that is neither in the cache nor can be asked for may well exist.
             absent = isinstance(error, EntryNotFoundError)
             if absent and not isinstance(error, LocalEntryNotFoundError):
                 continue
-            reason = one_sentence(error).rstrip(".")
             raise UserError(
-                f"{source} cannot be downloaded ({reason}); check its name, your network and, for "
+                f"{source} cannot be downloaded ({hub_reason(error)}); check its name, your network and, for "
                 f"a private one, your login."
             ) from error
     return None
+
+
+def hub_reason(error: Exception) -> str:
+    """Why huggingface_hub failed, without a full stop: what the Hub answered if it did."""
+    answer = (getattr(error, "server_message", None) or "").strip()
+    return (answer or one_sentence(error)).rstrip(".")
+
+
+@contextlib.contextmanager
+def progress_bars_in_terminals() -> Iterator[None]:
+    """Hide huggingface_hub's progress bars within the block unless stderr is a terminal."""
+    from huggingface_hub import utils
+
+    # The variable has priority, and a call would warn of it.
+    chosen = "HF_HUB_DISABLE_PROGRESS_BARS" in os.environ or utils.are_progress_bars_disabled()
+    if chosen or sys.stderr.isatty():
+        yield
+        return
+    utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        utils.enable_progress_bars()
 
 
 def model_card(config: PretrainedConfig, source: str, about: str = "") -> str:
