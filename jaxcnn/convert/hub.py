@@ -392,8 +392,8 @@ def _file(source: str | os.PathLike[str], names: Sequence[str]) -> str | None:
             if absent and not isinstance(error, LocalEntryNotFoundError):
                 continue
             raise UserError(
-                f"{source} cannot be downloaded ({hub_reason(error)}); check its name, your network and, for "
-                f"a private one, your login."
+                f"{source} cannot be downloaded ({hub_reason(error)}); check its name, your "
+                f"network and, for a private one, your login."
             ) from error
     return None
 
