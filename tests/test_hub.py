@@ -20,7 +20,7 @@ from photos import jpeg, photo
 from processes import documented_commands, run_documented
 
 from jaxcnn import cli, convert, models
-from jaxcnn.cli import network
+from jaxcnn.cli import network, push
 from jaxcnn.convert import load_pretrained, save_pretrained
 from jaxcnn.convert.hub import PretrainedConfig, model_card
 from jaxcnn.errors import UserError
@@ -402,6 +402,21 @@ def test_card_of_a_run_tells_data_accuracy_recipe_and_curves(pushed):
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "shown"),
+    [
+        ("dataset", "folder:/home/me/pets/", "folder:pets"),
+        ("dataset", "csv:/home/me/pets.csv", "csv:pets.csv"),
+        ("dataset", "imagenet_resized/32x32:0.1.0", "imagenet_resized/32x32:0.1.0"),
+        ("init_from", "/home/me/start.pth", "start.pth"),
+        ("init_from", "hf-hub:me/start@v1", "hf-hub:me/start@v1"),
+        ("augment.color_jitter", [0.5, 0], "[0.5, 0]"),
+    ],
+)
+def test_card_has_no_paths_of_this_machine(key, value, shown):
+    assert push._shown({key: value}, key) == shown
+
+
+@pytest.mark.parametrize(
     ("weights", "top1"),
     [("weights", "75.00%"), ("best", "87.50%")],  # of the average: see above
 )
@@ -470,16 +485,16 @@ def test_refused_pushes_are_one_sentence(folder, hub, tmp_path, monkeypatch, cap
     assert set(hub.repositories) == known and files_of(hub, "me/public") == {"a": b""}
     assert {path.name for path in tmp_path.iterdir()} == {"net", "file", "empty"}
 
-    push = ["push", str(folder), "me/new"]
+    command = ["push", str(folder), "me/new"]
     monkeypatch.delenv("HF_TOKEN")
-    assert "not logged in" in run_and_error(push, capsys)
+    assert "not logged in" in run_and_error(command, capsys)
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    error = run_and_error(push, capsys)
+    error = run_and_error(command, capsys)
     assert "cannot be uploaded (Invalid username or password); check" in error
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    assert "cannot be uploaded" in run_and_error(push, capsys)
+    assert "cannot be uploaded" in run_and_error(command, capsys)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert "pip install huggingface_hub" in run_and_error(push, capsys)
+    assert "pip install huggingface_hub" in run_and_error(command, capsys)
 
 
 def test_documented_push(workdir, hub, tmp_path):

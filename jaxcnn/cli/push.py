@@ -359,11 +359,12 @@ def _recipe(settings: Mapping[str, Any]) -> str:
 def _shown(settings: Mapping[str, Any], key: str) -> str:
     """A setting as text; of a path its last part only."""
     value = settings.get(key)
-    if key in _PATHS and isinstance(value, str) and not value.startswith("hf-hub:"):
+    if key in _PATHS and isinstance(value, str):
         kind, colon, path = value.partition(":")
-        return (
-            kind + colon + os.path.basename(path.rstrip("/")) if colon else os.path.basename(kind)
-        )
+        if colon and kind in ("folder", "csv"):
+            return f"{kind}:{os.path.basename(path.rstrip('/'))}"
+        if key != "dataset" and not value.startswith("hf-hub:"):
+            return os.path.basename(value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
