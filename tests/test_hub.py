@@ -326,6 +326,17 @@ def test_commands_take_preprocessing_and_classes_from_a_folder(folder):
         loaded(weights=str(folder))
 
 
+def test_folder_of_a_run_as_weights_is_one_sentence(workdir):
+    with pytest.raises(UserError, match="is the folder of a run; use --workdir"):
+        loaded(weights=str(workdir))
+
+
+def test_convert_reads_a_folder(lenet, folder, tmp_path):
+    destination = tmp_path / "flax.safetensors"
+    assert cli.main(["convert", str(folder), str(destination)]) == 0
+    assert_same(convert.load(destination), lenet[1])
+
+
 def test_network_without_preprocessing_has_that_of_its_architecture(tmp_path):
     model = models.squeezenet1_1(num_classes=2)
     save_pretrained(tmp_path / "net", model, variables_of(model))
@@ -385,8 +396,8 @@ def test_card_of_a_run_tells_data_accuracy_recipe_and_curves(pushed):
     card = pushed["README.md"].decode()
     for words in (
         "# clothes\n",
-        "Of the average of the weights after 2 epochs (20 steps)",
-        "`fashion_mnist`",
+        "Trained on `fashion_mnist`, split `train`.",
+        "Evaluation of the average of the weights after 2 epochs (20 steps)",
         "| top-1 accuracy | 81.25% |",
         "| examples | 1,000 |",
         "| `label_smoothing` | `0.125` |",

@@ -165,12 +165,15 @@ def _of_saved(weights: str, name: str | None) -> Network | None:
         The network; None: it is neither a folder nor a repository, or an architecture is named
         and this program has not written it.
     """
-    from jaxcnn.convert.hub import is_saved, read_config
+    from jaxcnn.convert.hub import HUB, is_saved, read_config
     from jaxcnn.convert.pretrained import load_pretrained
+    from jaxcnn.training.workdir import CLASSES
 
-    source = weights if weights.startswith("hf-hub:") else str(Path(weights).expanduser())
+    source = weights if weights.startswith(HUB) else str(Path(weights).expanduser())
     if not is_saved(source):
         return None
+    if (Path(source) / CLASSES).is_file():
+        raise UserError(f"--weights={weights} is the folder of a run; use --workdir {weights}.")
     config = read_config(source, foreign_ok=name is not None)
     if config is None:
         return None

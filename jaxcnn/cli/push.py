@@ -23,13 +23,12 @@ _FILES = ("README.md", "config.json", "model.safetensors", "mean_image.npy", _CU
 _MAX_CLASSES = 20  # that the card lists
 # Settings whose values may be paths of this machine, which are nobody else's business.
 _PATHS = ("dataset", "init_from", "teacher_weights")
-# Settings that the card shows at once; those that begin with a prefix if they are set.
+# Settings that the card shows at once if they are set, beside those of the augmentation.
 _RECIPE = (
     *("recipe", "init_from", "freeze", "num_epochs", "batch_size", "image_size", "optimizer"),
     *("momentum", "weight_decay", "learning_rate", "schedule", "warmup_epochs"),
     *("label_smoothing", "ema.decay", "teacher", "dtype", "seed"),
 )
-_RECIPE_PREFIXES = ("model_args.", "augment.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +52,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "push",
         help="upload a network to the Hugging Face Hub",
         description="Upload a network to the Hugging Face Hub: its weights with torchvision's\n"
-        "names (model.safetensors), config.json, and a model card with the accuracy, the recipe\n"
-        "and the curves of the run. It needs huggingface_hub and a login (hf auth login).",
+        "names (model.safetensors), config.json, and a model card with the accuracy, the\n"
+        "recipe and the curves of the run. Needs huggingface_hub and a login (hf auth login).",
         epilog="examples:\n"
         "  jaxcnn push runs/resnet18-cifar10 OWNER/NAME --private\n"
         "  jaxcnn push runs/resnet18-cifar10/best.safetensors OWNER/NAME\n"
@@ -302,11 +301,12 @@ def _title(run: "Run") -> str:
 def _results(run: "Run", source: _Source) -> str:
     """The figures of the weights that are pushed, as a section."""
     split = run.settings.get("eval.split")
-    data = _code(_shown(run.settings, "dataset")) + (f", split {_code(split)}" if split else "")
+    train_split = run.settings.get("train_split")
+    trained = f"## Data and accuracy\n\nTrained on {_code(_shown(run.settings, 'dataset'))}"
+    trained += f", split {_code(train_split)}." if train_split else "."
     line = _evaluation(run, source)
-    heading = "## Data and accuracy"
     if not line:
-        return f"{heading}\n\nTrained on {data}; it has not been evaluated."
+        return f"{trained} These weights have not been evaluated."
     rows = [
         ("examples", f"{line['examples']:,}" if "examples" in line else ""),
         ("top-1 accuracy", f"{line['top1']:.2%}"),
@@ -314,9 +314,11 @@ def _results(run: "Run", source: _Source) -> str:
         ("loss", f"{line['loss']:.4f}"),
     ]
     what = "the average of the weights" if line["split"] == "eval_ema" else "the weights"
+    split = f", on the split {_code(split)}" if split else ""
+    epochs = f"{line['epoch']:.4g} epoch{'' if line['epoch'] == 1 else 's'}"
     return (
-        f"{heading}\n\nOf {what} after {line['epoch']:.4g} epochs ({line['step']:,} steps), "
-        f"evaluated on {data}:\n\n" + _table("figure", "value", [row for row in rows if row[1]])
+        f"{trained} Evaluation of {what} after {epochs} ({line['step']:,} steps){split}:\n\n"
+        + _table("figure", "value", [row for row in rows if row[1]])
     )
 
 
@@ -339,20 +341,27 @@ def _evaluation(run: "Run", source: _Source) -> Mapping[str, Any]:
 
 def _recipe(settings: Mapping[str, Any]) -> str:
     """The settings of a run as a section: those that matter most, then all of them."""
-    given = {k: v for k, v in settings.items() if v not in (None, False, "none", [], "")}
-    main = [
-        key
-        for key in given
-        if key in _RECIPE or (key.startswith(_RECIPE_PREFIXES) and given[key] != 0)
-    ]
+    given = {key: value for key, value in settings.items() if value is not None}
+    crop = given.get("augment.crop")
+    unused = {
+        "augment.padding": crop != "pad_and_crop",
+        "augment.resize_size": crop != "resize_and_crop",
+        "augment.repeats": given.get("augment.repeats") == 1,
+    }
+
+    def matters(key: str) -> bool:
+        value = given[key]
+        if not (any(value) if isinstance(value, list) else value) or value == "none":
+            return False
+        return key in _RECIPE or (key.startswith("augment.") and not unused.get(key))
 
     def table(keys: Iterable[str]) -> str:
         rows = [(_code(key), _code(_shown(settings, key))) for key in keys]
         return _table("setting", "value", rows)
 
     return (
-        f"## Recipe\n\n{table(main)}\n\n<details><summary>All settings</summary>\n\n"
-        f"{table(settings)}\n\n</details>"
+        f"## Recipe\n\n{table(filter(matters, given))}\n\n"
+        f"<details><summary>All settings</summary>\n\n{table(given)}\n\n</details>"
     )
 
 

@@ -482,6 +482,8 @@ def _input_section(config: PretrainedConfig) -> list[str]:
 def _loading_section(config: PretrainedConfig, source: str) -> str:
     """How to load the network here, in torchvision and in timm, as far as they have it."""
     size, channels = config.input_size, config.channels
+    if config.preprocessing is not None:
+        size = config.preprocessing["crop_size"]
     shape = f"[N, {size}, {size}, {channels}] -> [N, {config.num_classes}]"
     sections = [
         "## How to load it",
