@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from flax import linen as nn
-from quick_jit import jit
 
 from jaxcnn import convert
+from jaxcnn.testing.compiling import jit
 
 
 def nchw(x: np.ndarray) -> torch.Tensor:

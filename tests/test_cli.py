@@ -18,7 +18,7 @@ from jaxcnn import cli, convert, models
 ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT)}
 COMMANDS = (
     *("convert", "inspect", "models", "summary", "check"),
-    *("prepare", "predict", "validate", "visualize", "report"),
+    *("prepare", "predict", "embed", "validate", "visualize", "report"),
 )
 KINDS = ("filters", "features", "deconvnet", "saliency", "gradcam", "occlusion", "maximize")
 

@@ -31,3 +31,14 @@ def test_python_examples_name_what_exists(root):
             for line in block.splitlines():
                 if line.startswith(("import ", "from ")):
                     exec(line, {})
+
+
+def test_code_of_adding_a_network_runs(root, capsys):
+    """All blocks of the page, one after another; it asserts what it claims."""
+    text = (root / "docs" / "adding-a-network.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec("\n".join(blocks), {"__name__": "adding_a_network"})
+    table, claimed = capsys.readouterr().out, re.findall(r"```\n(layer.*?)```", text, re.DOTALL)[0]
+    lines = [line for line in claimed.splitlines() if line.startswith(("layer", "stem", "All"))]
+    for line in lines:
+        assert " ".join(line.split()[:4]) in " ".join(table.split()), line

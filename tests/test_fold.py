@@ -12,7 +12,6 @@ import pytest
 from flax import linen as nn
 from flax import traverse_util
 from photos import jpeg, photo
-from quick_jit import jit
 from tiny import TinyNet
 
 from jaxcnn import cli, convert, models
@@ -21,6 +20,7 @@ from jaxcnn.errors import UserError
 from jaxcnn.models import layers
 from jaxcnn.models.classifier import Classifier
 from jaxcnn.models.densenet import DenseNet
+from jaxcnn.testing.compiling import jit
 from jaxcnn.training.build import evaluation_settings
 from jaxcnn.training.config import as_json, open_config, resolve
 from jaxcnn.training.workdir import claim_workdir

@@ -141,12 +141,13 @@ def run_and_error(arguments: list[str], capsys) -> str:
 # --- which network a module is
 
 
-@pytest.mark.parametrize("arguments", [{}, {"num_classes": 7}])
+@pytest.mark.parametrize("arguments", [{}, {"num_classes": 7}, {"features_only": True}])
 def test_every_network_is_described_by_its_builder(arguments):
     for name in models.list_models():
         model = models.create_model(name, **arguments)
         found, found_arguments = builder_call(model.clone(input_size=65))
         assert models.create_model(found, **found_arguments) == model
+        found_arguments.pop("out_indices", None)
         assert (found, found_arguments) == ("vgg11" if name == "vgg" else name, arguments)
 
 
@@ -195,6 +196,28 @@ def test_arguments_of_the_caller_take_precedence(folder):
     assert (model.num_classes, model.dtype, model.input_size) == (3, "bfloat16", 28)
     with pytest.raises(UserError, match="3 classes .* where num_classes is 7"):
         load_pretrained(folder, num_classes=7)
+
+
+def test_saved_classifier_loads_as_a_backbone(lenet, folder):
+    model, variables = load_pretrained(folder, features_only=True)
+    assert (model.num_classes, model.input_size) == (0, 28) and model.out_indices is not None
+    kept = {name: lenet[1]["params"][name] for name in variables["params"]}
+    assert "fc3" not in kept
+    assert_same(variables["params"], kept)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"num_classes": 0}, {"features_only": True, "out_indices": (0,)}]
+)
+def test_saved_backbone_loads(arguments, tmp_path):
+    model = models.create_model("lenet5", **arguments)
+    variables = variables_of(model, channels=1)
+    save_pretrained(tmp_path / "net", model, variables)
+    found, found_variables = load_pretrained(tmp_path / "net")
+    assert found == model
+    assert_same(found_variables, variables)
+    with pytest.raises(UserError, match="has no classifier"):
+        loaded(weights=str(tmp_path / "net"))
 
 
 def test_named_architecture_takes_only_the_weights_of_a_folder(tmp_path):
@@ -264,8 +287,8 @@ def test_folder_appears_only_when_it_is_complete(folder):
         ('{"architecture": "lenet6"}', "config.json: Unknown model 'lenet6'; did you mean"),
         ({"arguments": {"width": 2}}, r"config.json: lenet5\(\) got an unexpected argument"),
         ({"arguments": [1]}, r"arguments=\[1\]; expected a dict"),
-        ({"num_classes": "3"}, "num_classes='3'; expected a whole number above 0"),
-        ({"input_size": True}, "input_size=True; expected a whole number above 0"),
+        ({"num_classes": "3"}, "num_classes='3'; expected a whole number, at least 0"),
+        ({"input_size": True}, "input_size=True; expected a whole number, at least 1"),
         ({"classes": ["a", 1, "c"]}, "expected a list of"),
         ({"preprocessing": {"crop_size": 28}}, "the preprocessing has no 'mean'"),
         ({"preprocessing": PREPROCESSING | {"mean": "mean_image.npy"}}, "mean_image.npy of"),

@@ -125,8 +125,8 @@ def normalized(name):
 @pytest.mark.parametrize(
     ("patterns", "extras"),
     [
-        (("jaxcnn/**/*.py", "train.py", "configs/*.py"), ("hub",)),
-        (("tests/**/*.py", "benchmarks/*.py"), ("hub", "test")),
+        (("jaxcnn/**/*.py", "train.py", "configs/*.py"), ("hub", "parquet")),
+        (("tests/**/*.py", "benchmarks/*.py"), ("hub", "parquet", "test")),
     ],
 )
 def test_every_imported_package_is_declared(patterns, extras, root):

@@ -13,11 +13,11 @@ from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from layer_parity import nchw
-from quick_jit import jit
 
 from jaxcnn import convert
 from jaxcnn.errors import UserError
 from jaxcnn.models import layers
+from jaxcnn.testing.compiling import jit
 
 F = torch.nn.functional
 

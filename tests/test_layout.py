@@ -13,6 +13,8 @@ ALLOWED = {
     "data": {"errors", "io"},
     "training": {"errors", "io", "models", "convert", "data"},
     "visualize": {"errors", "io", "models", "convert", "data"},
+    "testing": {"errors", "io", "models", "convert", "data"},
+    "nnx": {"errors", "models", "convert"},
     "cli": {"errors", "platform", "io", "models", "convert", "data", "training", "visualize"},
     "__main__": {"cli"},
     "__init__": set(),

@@ -175,7 +175,7 @@ def rows_of(table: models.Summary) -> dict[str, models.SummaryRow]:
 def test_rows_of_resnet18():
     table = models.summary("resnet18", batch_size=4)
     rows = rows_of(table)
-    assert list(rows)[:6] == ["", "conv1", "bn1", "layer1", "layer1.0", "layer1.1"]
+    assert list(rows)[:6] == ["", "conv1", "bn1", "relu", "layer1", "layer1.0"]
     assert rows[""].output_shape == rows["fc"].output_shape == (4, 1000)
     conv = rows["conv1"]
     assert (conv.kind, conv.depth, conv.output_shape) == ("Conv", 1, (4, 112, 112, 64))
@@ -219,7 +219,9 @@ def test_auxiliary_heads_run_in_training_only():
 def test_memory_is_that_of_training_with_momentum():
     table = models.summary(models.lenet5(), channels=1, batch_size=2, depth=1)
     floats = 61_706
-    outputs = 6 * 28 * 28 + 16 * 10 * 10 + 120 + 84 + 10
+    # Each convolution, its rectifier, and the pooling.
+    maps = 2 * 6 * 28 * 28 + 6 * 14 * 14 + 2 * 16 * 10 * 10 + 16 * 5 * 5
+    outputs = maps + 120 + 84 + 10
     memory = table.memory
     assert memory.parameters == memory.gradients == memory.optimizer == 4 * floats
     assert memory.activations == 2 * 4 * outputs
@@ -287,19 +289,23 @@ def test_invalid_arguments_raise(arguments, message):
 
 
 LENET = """\
-layer    kind    output            kernel  stride  padding  parameters  multiply-adds  field  jump  start
----------------------------------------------------------------------------------------------------------
-lenet5   LeNet5  2 x 10                                                                   32            0
-  conv1  Conv    2 x 28 x 28 x 6        5       1        0         156        235,200      5     1      0
-  conv2  Conv    2 x 10 x 10 x 16       5       1        0       2,416        480,000     14     2      0
-  fc1    Linear  2 x 120                                        48,120         96,000     32            0
-  fc2    Linear  2 x 84                                         10,164         20,160     32            0
-  fc3    Linear  2 x 10                                            850          1,680     32            0
----------------------------------------------------------------------------------------------------------
+layer    kind      output            kernel  stride  padding  parameters  multiply-adds  field  jump  start
+-----------------------------------------------------------------------------------------------------------
+lenet5   LeNet5    2 x 10                                                                   32            0
+  conv1  Conv      2 x 28 x 28 x 6        5       1        0         156        235,200      5     1      0
+  relu1  relu      2 x 28 x 28 x 6                                                           5     1      0
+  pool1  max_pool  2 x 14 x 14 x 6        2       2        0                                 6     2      0
+  conv2  Conv      2 x 10 x 10 x 16       5       1        0       2,416        480,000     14     2      0
+  relu2  relu      2 x 10 x 10 x 16                                                         14     2      0
+  pool2  max_pool  2 x 5 x 5 x 16         2       2        0                                16     4      0
+  fc1    Linear    2 x 120                                        48,120         96,000     32            0
+  fc2    Linear    2 x 84                                         10,164         20,160     32            0
+  fc3    Linear    2 x 10                                            850          1,680     32            0
+-----------------------------------------------------------------------------------------------------------
 input: 2 x 32 x 32 x 1
 parameters: 61,706
 multiply-adds: 833,040 (convolutions and dense layers)
-memory of training with a batch of 2: 0.8 MB
+memory of training with a batch of 2: 0.9 MB
   parameters 0.2 MB
   gradients 0.2 MB
   momentum of SGD 0.2 MB
@@ -335,7 +341,7 @@ def test_command_prints_markdown(capsys):
     lines = capsys.readouterr().out.splitlines()
     columns = len(lines[0].split("|"))
     table = lines[: lines.index("")]
-    assert all(len(line.split("|")) == columns for line in table) and len(table) == 8
+    assert all(len(line.split("|")) == columns for line in table) and len(table) == 12
     assert table[3].startswith("| `conv1` | Conv | 1 x 28 x 28 x 6 | 5 | 1 | 0 | 156 |")
     assert "* multiply-adds: 416,520 (convolutions and dense layers)" in lines
 
@@ -345,7 +351,7 @@ def test_command_prints_markdown(capsys):
     [
         (["resnet5"], "did you mean 'resnet50'"),
         (["alexnet", "--image_size=40"], "works from 63x63"),
-        (["lenet5", "--num_classes=0"], "num_classes=0"),
+        (["lenet5", "--num_classes=-1"], "num_classes=-1"),
     ],
 )
 def test_command_reports_mistakes_in_one_sentence(arguments, words, capsys):

@@ -205,7 +205,7 @@ def test_names_may_have_any_characters():
     [
         (lambda *n: visualize.deconvnet(*n, "conv3", 0), "'conv3' is unknown.*did you mean"),
         (lambda *n: visualize.deconvnet(*n, "conv2", 16), "unit 16 .* units 0 to 15"),
-        (lambda *n: visualize.grad_cam(*n, layer="fc1"), "no height and width.*'conv2'"),
+        (lambda *n: visualize.grad_cam(*n, layer="fc1"), "no height and width.*'pool2'"),
         (lambda *n: visualize.saliency(*n, 10), "class 10 does not exist"),
         (lambda *n: visualize.saliency(*n, np.zeros(3, int)), "shape .3,. for 12 images"),
         (lambda *n: visualize.deconvnet(*n, "conv2", np.zeros(3, int)), "shape .3,."),

@@ -17,6 +17,7 @@ from jaxcnn.cli import (
     check,
     config,
     convert,
+    embed,
     inspection,
     models,
     predict,
@@ -33,7 +34,7 @@ from jaxcnn.training.signals import exit_at_once
 
 _COMMANDS = (
     *(models, summary, inspection, convert),
-    *(prepare, predict, validate, visualize, report, push, config, benchmark, check),
+    *(prepare, predict, embed, validate, visualize, report, push, config, benchmark, check),
 )
 
 _EXAMPLES = """examples:
@@ -46,6 +47,7 @@ _EXAMPLES = """examples:
   jaxcnn check
   jaxcnn prepare imagenet2012 --out tfds-400
   jaxcnn predict cat.jpg --model resnet50
+  jaxcnn embed photos --model resnet50 --out features.npz
   jaxcnn validate --workdir runs/a
   jaxcnn visualize gradcam cat.jpg --model resnet50
   jaxcnn report runs/a runs/b

@@ -89,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of :func:`load_for_evaluation` beside those of the network."""
+    """Declare ``--crops`` and ``--fold_batch_norm``, for :func:`load_for_evaluation`."""
     parser.add_argument(
         "--crops",
         type=int,
@@ -97,6 +97,11 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
         help="10: the mean of the corners and the center, mirrored too; by default 1, or as the "
         "run was evaluated",
     )
+    add_folding_argument(parser)
+
+
+def add_folding_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--fold_batch_norm``."""
     parser.add_argument(
         "--fold_batch_norm",
         action="store_true",
@@ -184,6 +189,8 @@ def _of_saved(weights: str, name: str | None) -> Network | None:
     from jaxcnn.data.pipeline import EvalPreprocess
 
     model, variables = load_pretrained(source)
+    if not model.num_classes:
+        raise UserError(f"{weights} has no classifier, which commands need; use it from Python.")
     channels = _input_channels(model, variables)
     if config.preprocessing is None:
         preprocess, mean, std = _usual_preprocessing(config.architecture, None, channels)

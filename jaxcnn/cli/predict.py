@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxcnn.cli import network
 from jaxcnn.cli.checks import check_at_least_1
+from jaxcnn.cli.images import add_images, progress
 from jaxcnn.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,12 +39,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "  jaxcnn predict - --workdir runs/resnet18-cifar10 --json < cat.jpg",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "images",
-        metavar="IMAGE",
-        nargs="+",
-        help="a file, a folder, a pattern in quotes, or - for standard input",
-    )
+    add_images(parser)
     network.add_arguments(parser)
     parser.add_argument("--topk", type=int, default=5, metavar="K", help="classes per image: 5")
     network.add_evaluation_arguments(parser)
@@ -70,9 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     images = ImageList(arguments.images)
     used = network.load_for_evaluation(arguments)
     batch_size = arguments.batch_size or max(1, _BATCH_SIZE // used.preprocess.crops)
-    # tqdm shows nothing (None) unless stderr is a terminal.
-    hidden = True if images.num_examples <= batch_size else None
-    with tqdm(total=images.num_examples, unit="image", dynamic_ncols=True, disable=hidden) as bar:
+    with progress(images.num_examples, batch_size) as bar:
 
         def results() -> Iterator[Prediction]:
             for result in predictions(used, images, batch_size, arguments.topk):

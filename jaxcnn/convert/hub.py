@@ -54,7 +54,8 @@ class PretrainedConfig:
     Attributes:
         architecture: one of :func:`jaxcnn.models.list_models`.
         arguments: those of its builder that differ from the defaults, without ``num_classes``.
-        num_classes: number of logits; None: that of the weights.
+        num_classes: number of logits; 0: there is no classifier; None: that of the weights, or
+            with ``features_only`` there is none.
         input_size: height and width of the images, in pixels; None: the architecture's.
         channels: of the images; None: not known.
         classes: their names, one per logit; None: not known.
@@ -78,8 +79,10 @@ class PretrainedConfig:
         Raises:
             UserError: see :func:`jaxcnn.models.create_model`.
         """
-        classes = {} if self.num_classes is None else {"num_classes": self.num_classes}
-        model = create_model(self.architecture, **classes | self.arguments | kwargs)
+        arguments = {**self.arguments, **kwargs}
+        if self.num_classes is not None and not arguments.get("features_only"):
+            arguments.setdefault("num_classes", self.num_classes)
+        model = create_model(self.architecture, **arguments)
         # Some networks have parameters whose shapes depend on the size of the images.
         return model.clone(input_size=self.input_size or model.input_size)
 
@@ -178,7 +181,7 @@ def describe(
     content = {
         "architecture": architecture,
         "arguments": arguments,
-        "num_classes": model.num_classes,
+        "num_classes": None if model.out_indices is not None else model.num_classes,
         "input_size": model.input_size,
         "channels": kernel["kernel"].shape[2],
         "classes": None if classes is None else list(classes),
@@ -285,15 +288,16 @@ def _checked(content: Any, where: str) -> PretrainedConfig:
         )
     content = {"arguments": {}} | content
     require(isinstance(content["arguments"], dict), "arguments", "a dict")
-    for key in ("num_classes", "input_size", "channels"):
+    for key, least in (("num_classes", 0), ("input_size", 1), ("channels", 1)):
         value = content.setdefault(key, None)
-        valid = value is None or (type(value) is int and value > 0)
-        require(valid, key, "a whole number above 0")
+        valid = value is None or (type(value) is int and value >= least)
+        require(valid, key, f"a whole number, at least {least}")
     classes = content.setdefault("classes", None)
     if classes is not None:
         valid = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
-        count = content["num_classes"] or len(classes) if valid else 0
-        require(valid and len(classes) == count, "classes", f"a list of {count or ''} names")
+        count = content["num_classes"]
+        expected = "a list of names" if count is None else f"a list of {count} names"
+        require(valid and count in (None, len(classes)), "classes", expected)
         content["classes"] = tuple(classes)
     if content.setdefault("preprocessing", None) is not None:
         preprocessing = content["preprocessing"]
@@ -436,7 +440,7 @@ def model_card(config: PretrainedConfig, source: str, about: str = "") -> str:
         "---\nlibrary_name: jaxcnn\npipeline_tag: image-classification\ntags:\n"
         "- image-classification\n- jax\n- flax\n- pytorch\n---",
         f"# {title}",
-        f"{_code(config.architecture)} ({info.paper}) with {config.num_classes:,} classes"
+        f"{_code(config.architecture)} ({info.paper}) {_output(config)}"
         f"{_list_of_arguments(config)}.",
         *([about.strip()] if about.strip() else []),
         *_input_section(config),
@@ -447,6 +451,12 @@ def model_card(config: PretrainedConfig, source: str, about: str = "") -> str:
 
 def _code(text: str) -> str:
     return f"`{text}`"
+
+
+def _output(config: PretrainedConfig) -> str:
+    if config.num_classes:
+        return f"with {config.num_classes:,} classes"
+    return "without its classifier"
 
 
 def _list_of_arguments(config: PretrainedConfig) -> str:
@@ -484,7 +494,14 @@ def _loading_section(config: PretrainedConfig, source: str) -> str:
     size, channels = config.input_size, config.channels
     if config.preprocessing is not None:
         size = config.preprocessing["crop_size"]
-    shape = f"[N, {size}, {size}, {channels}] -> [N, {config.num_classes}]"
+    shape = f"[N, {size}, {size}, {channels}]"
+    if config.num_classes:
+        outputs = ("logits", f"{shape} -> [N, {config.num_classes}]")
+    elif config.num_classes == 0:
+        outputs = ("features", f"{shape} -> [N, features]")
+    else:
+        outputs = ("maps", f"{shape} -> a list of feature maps")
+    predict = f"```sh\njaxcnn predict IMAGE --weights {source}\n```"
     sections = [
         "## How to load it",
         "With jaxcnn:",
@@ -492,10 +509,12 @@ def _loading_section(config: PretrainedConfig, source: str) -> str:
             "from jaxcnn import convert",
             "",
             f"model, variables = convert.load_pretrained({_quoted(source)})",
-            f"logits = model.apply(variables, images)  # {shape}",
+            f"{outputs[0]} = model.apply(variables, images)  # {outputs[1]}",
         ),
-        f"```sh\njaxcnn predict IMAGE --weights {source}\n```",
+        *([predict] if config.num_classes else []),
     ]
+    if not config.num_classes:  # which neither torchvision nor timm loads
+        return "\n\n".join(sections)
     if _is_repository(source):
         repository = _quoted(source.removeprefix(HUB))
         file = ["from huggingface_hub import hf_hub_download"]

@@ -88,15 +88,16 @@ def load_pretrained(
 
             A repository needs the package ``huggingface_hub``. Published weights are downloaded
             once, to ``$JAXCNN_CACHE`` (by default ``~/.cache/jaxcnn``), and their hash is verified.
-        num_classes: length of the logits; None: that of the weights.
+        num_classes: length of the logits; None: that of the weights; 0: pooled features, without
+            the classifier of the weights.
         key: see :func:`jaxcnn.convert.load_checkpoint`.
         skip: modules that are newly initialized, such as ``("fc",)``; see
             :func:`jaxcnn.convert.from_torch`.
         rng: key for their initial values.
-        **kwargs: other arguments of the architecture, such as ``dtype``; see
-            :func:`jaxcnn.models.create_model`. With their published weights ``googlenet`` and
-            ``inception_v3`` have, as in torchvision, ``transform_input=True``, and
-            ``aux_logits=True`` unless given. Without ``aux_logits`` the auxiliary heads of the
+        **kwargs: other arguments of the architecture, such as ``dtype``, or ``features_only`` and
+            ``out_indices``; see :func:`jaxcnn.models.create_model`. With their published weights
+            ``googlenet`` and ``inception_v3`` have, as in torchvision, ``transform_input=True``,
+            and ``aux_logits=True`` unless given. Without ``aux_logits`` the auxiliary heads of the
             weights are left out.
 
     Returns:
@@ -116,6 +117,8 @@ def load_pretrained(
             "resnet50", num_classes=10, skip=("fc",), rng=jax.random.key(0)
         )
         model, variables = load_pretrained("hf-hub:OWNER/NAME")
+
+        backbone, variables = load_pretrained("resnet50", features_only=True)
     """
     arguments = kwargs if num_classes is None else {**kwargs, "num_classes": num_classes}
     name = os.fspath(name)
@@ -203,6 +206,8 @@ def _fit_heads(
         The model, and the numbers of classes in the weights by the names of the classifier
         layers where they differ from the model's; without those of the modules in ``skip``.
     """
+    if model.num_classes == 0:  # also with features_only
+        return model, {}
     other_heads = {
         head: classes
         for head, classes in classes_of_heads(state_dict, model).items()

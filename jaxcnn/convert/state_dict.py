@@ -108,6 +108,8 @@ def from_torch(
             combination is removed, and torchvision's old names are understood.
         model: the network. The number of input channels is read from the kernel of its first
             convolution in the state dict, other shapes from the model at its default input size.
+            Of a model with ``num_classes=0`` or ``features_only`` the state dict may also have
+            the layers that only the whole network has; they are left out.
         skip: modules to leave out of the state dict: ``("fc",)`` for a head of another size.
             They are newly initialized.
         rng: key for their initial values.
@@ -135,6 +137,11 @@ def from_torch(
     channels = _input_channels(arrays, model)
     expected = expected_shapes(model, channels)
     names = {path: _torch_name(path) for path in expected}
+    whole = model.with_classifier
+    if whole != model:
+        beyond = {_torch_name(path) for path in expected_shapes(whole, channels)}
+        beyond -= set(names.values())
+        arrays = {name: array for name, array in arrays.items() if name not in beyond}
 
     def skipped(name: str) -> bool:
         return any(name.startswith(f"{module}.") for module in skip)

@@ -19,6 +19,7 @@ from jaxcnn.models.alexnet_original import *
 from jaxcnn.models.convnext import *
 from jaxcnn.models.densenet import *
 from jaxcnn.models.efficientnet import *
+from jaxcnn.models.features import *
 from jaxcnn.models.googlenet import *
 from jaxcnn.models.googlenet_original import *
 from jaxcnn.models.inception import *

@@ -35,6 +35,10 @@ class AlexNet(Classifier):
 
     first_conv: ClassVar[str] = "features.0"
     classifier: ClassVar[tuple[str, ...]] = ("classifier.6",)
+    feature_layers: ClassVar[tuple[str, ...]] = (
+        *("features.1", "features.4", "features.11"),  # the rectifier before each pooling
+        "features.12",
+    )
     paper: ClassVar[str] = (
         "Krizhevsky 2014, One weird trick for parallelizing convolutional neural networks"
     )
@@ -42,8 +46,8 @@ class AlexNet(Classifier):
     dropout: float = 0.5
 
     @nn.compact
-    def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Map ``[N, H, W, C]`` to ``[N, num_classes]``."""
+    def forward_features(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Map ``[N, H, W, C]`` to ``[N, H / 32, W / 32, 256]``."""
         relu = partial(Lambda, nn.relu)
         pool = partial(Lambda, partial(max_pool, kernel_size=3, stride=2))
         features = (
@@ -53,15 +57,22 @@ class AlexNet(Classifier):
             *(partial(Conv, 256, 3, padding=1), relu),
             *(partial(Conv, 256, 3, padding=1), relu, pool),
         )
-        dropout = partial(Dropout, self.dropout)
-        classifier = (
+        return Sequential(features, name="features")(x, train)
+
+    @nn.compact
+    def forward_head(
+        self, x: jax.Array, train: bool = False, pre_logits: bool = False
+    ) -> jax.Array:
+        """Map ``[N, H', W', 256]`` to ``[N, num_classes]``; before the last layer ``[N, 4096]``."""
+        relu, dropout = partial(Lambda, nn.relu), partial(Dropout, self.dropout)
+        layers = [
             *(dropout, partial(Linear, 4096), relu),
             *(dropout, partial(Linear, 4096), relu),
-            partial(Linear, self.num_classes),
-        )
-        x = Sequential(features, name="features")(x, train)
+        ]
+        if not pre_logits and self.num_classes:
+            layers.append(partial(Linear, self.num_classes))
         x = flatten(adaptive_avg_pool(x, 6))
-        return Sequential(classifier, name="classifier")(x, train)
+        return Sequential(layers, name="classifier")(x, train)
 
 
 alexnet = Builder("alexnet", AlexNet, "AlexNet with one tower")

@@ -15,7 +15,15 @@ from flax import linen as nn
 
 from jaxcnn.errors import UserError
 from jaxcnn.models.classifier import Classifier
-from jaxcnn.models.layers import Conv, Dropout, Linear, MaxPool, flatten, local_response_norm
+from jaxcnn.models.layers import (
+    Conv,
+    Dropout,
+    Lambda,
+    Linear,
+    MaxPool,
+    flatten,
+    local_response_norm,
+)
 from jaxcnn.models.registry import Builder
 
 __all__ = ["AlexNetOriginal", "alexnet_original"]
@@ -57,6 +65,7 @@ class AlexNetOriginal(Classifier):
 
     first_conv: ClassVar[str] = "conv1"
     classifier: ClassVar[tuple[str, ...]] = ("fc8",)
+    feature_layers: ClassVar[tuple[str, ...]] = ("relu1", "relu2", "relu5", "pool5")
     paper: ClassVar[str] = (
         "Krizhevsky et al. 2012, ImageNet classification with deep convolutional neural networks"
     )
@@ -84,21 +93,23 @@ class AlexNetOriginal(Classifier):
         super().__post_init__()
 
     @nn.compact
-    def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Map ``[N, 227, 227, C]`` to ``[N, num_classes]``."""
+    def forward_features(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Map ``[N, 227, 227, C]`` to ``[N, 6, 6, widths[4]]``."""
         columns = 2 if self.two_columns else 1
         constant = nn.initializers.constant(self.initial_bias)
         maps = self.widths
-        conv, linear = (partial(layer, kernel_init=_normal) for layer in (Conv, Linear))
+        conv, relu = partial(Conv, kernel_init=_normal), partial(Lambda, nn.relu)
 
         conv1 = conv(
             maps[0], 11, stride=4, padding=self.first_padding, bias_init=_zeros, name="conv1"
         )
-        x = nn.relu(conv1(x))
+        x = relu(name="relu1")(conv1(x))
         x = MaxPool(3, 2, name="pool1")(self.normalized(x))
         x = conv(maps[1], 5, padding=2, groups=columns, bias_init=constant, name="conv2")(x)
-        x = MaxPool(3, 2, name="pool2")(self.normalized(nn.relu(x)))
-        x = nn.relu(conv(maps[2], 3, padding=1, bias_init=_zeros, name="conv3")(x))
+        x = relu(name="relu2")(x)
+        x = MaxPool(3, 2, name="pool2")(self.normalized(x))
+        x = conv(maps[2], 3, padding=1, bias_init=_zeros, name="conv3")(x)
+        x = relu(name="relu3")(x)
         for layer in (4, 5):
             conv3x3 = conv(
                 maps[layer - 1],
@@ -108,12 +119,22 @@ class AlexNetOriginal(Classifier):
                 bias_init=constant,
                 name=f"conv{layer}",
             )
-            x = nn.relu(conv3x3(x))
-        x = flatten(MaxPool(3, 2, name="pool5")(x))
+            x = relu(name=f"relu{layer}")(conv3x3(x))
+        return MaxPool(3, 2, name="pool5")(x)
 
+    @nn.compact
+    def forward_head(
+        self, x: jax.Array, train: bool = False, pre_logits: bool = False
+    ) -> jax.Array:
+        """Map ``[N, 6, 6, C]`` to ``[N, num_classes]``; before the last layer ``[N, 4096]``."""
+        constant = nn.initializers.constant(self.initial_bias)
+        linear = partial(Linear, kernel_init=_normal)
+        x = flatten(x)
         for name in ("fc6", "fc7"):
             x = Dropout(self.dropout)(x, train)
             x = nn.relu(linear(4096, bias_init=constant, name=name)(x))
+        if pre_logits or self.num_classes == 0:
+            return x
         return linear(self.num_classes, bias_init=_zeros, name="fc8")(x)
 
     def normalized(self, x: jax.Array) -> jax.Array:

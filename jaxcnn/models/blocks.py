@@ -195,6 +195,20 @@ def make_divisible(channels: float, divisor: int = 8) -> int:
     return rounded if rounded >= 0.9 * channels else rounded + divisor
 
 
+def last_of_each_stride(strides: Sequence[int]) -> list[int]:
+    """Which layers are followed by one that makes the map smaller, or by none.
+
+    Args:
+        strides: of consecutive layers.
+
+    Example::
+
+        >>> last_of_each_stride([2, 1, 2, 2, 1])
+        [1, 2, 4]
+    """
+    return [i for i, following in enumerate([*strides[1:], 2]) if following > 1]
+
+
 def check_width(width_mult: float) -> None:
     """Check that a width multiplier is positive.
 

@@ -2,47 +2,64 @@
 
 import dataclasses
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from flax.errors import ScopeParamShapeError
 from jax.typing import DTypeLike
 
 from jaxcnn.errors import UserError, suggest
+from jaxcnn.models.features import FeatureInfo, checked_out_indices, feature_info, outputs_of
 from jaxcnn.models.layers import ImageTooSmall, Module, norm_factory
 
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
 
 
 class Classifier(Module, kw_only=True):
-    """An image classifier: images in, logits out.
+    """An image classifier: images in, logits out; or the feature maps of one.
 
-    A network defines ``forward``; calling the module checks the images and runs it.
+    A network defines ``forward_features`` and ``forward_head``; calling the module checks the
+    images and runs both. They can be applied by themselves, too::
+
+        maps = model.apply(variables, images, method="forward_features")
+        logits = model.apply(variables, maps, method="forward_head")
 
     Attributes:
-        num_classes: number of logits.
+        num_classes: number of logits; 0: there is no classifier, and the output is its input, the
+            pooled features.
+        out_indices: which of ``feature_layers`` to output, as a list of feature maps; negative
+            ones count from the last. The layers after the last of them have no parameters. None:
+            logits. See :func:`jaxcnn.models.create_model`.
         input_size: height and width, in pixels, of the images the network was designed for.
         first_conv: dotted path of the convolution that sees the image; the shape of its kernel
             gives the number of input channels.
         classifier: dotted paths of the layers that output classes, the main classifier first, then
             those of the auxiliary heads; the shapes of their kernels give the number of classes.
+        feature_layers: dotted paths of the layers that output feature maps, one for each size of
+            map: the last layer of this size, as timm chooses it where timm has the network.
         paper: where the network was published.
         aux_weight: weight of each auxiliary head's loss in training; that of the logits is 1.
+        aux_outputs: the namedtuple of the logits, first, and those of the auxiliary heads.
 
     Raises:
-        UserError: for an invalid ``num_classes``, ``dtype``, ``param_dtype`` or ``norm_layer``.
+        UserError: for an invalid ``num_classes``, ``out_indices``, ``dtype``, ``param_dtype`` or
+            ``norm_layer``.
     """
 
     first_conv: ClassVar[str]
     classifier: ClassVar[tuple[str, ...]]
+    feature_layers: ClassVar[tuple[str, ...]] = ()
     paper: ClassVar[str]
     aux_weight: ClassVar[float] = 0.0
+    aux_outputs: ClassVar[Callable[..., Any] | None] = None
 
     num_classes: int = 1000
     input_size: int = 224
     param_dtype: DTypeLike | None = jnp.float32
+    out_indices: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         """Check the fields and bring them into one form; lists become tuples, to be hashable."""
@@ -55,6 +72,9 @@ class Classifier(Module, kw_only=True):
             values["norm_layer"] = norm_factory(values["norm_layer"])
         for name, value in values.items():
             object.__setattr__(self, name, value)
+        if self.out_indices is not None:
+            indices = checked_out_indices(self.out_indices, len(self.feature_layers))
+            object.__setattr__(self, "out_indices", indices)
         super().__post_init__()
 
     def __call__(self, x: jax.Array, train: bool = False) -> Any:
@@ -68,7 +88,8 @@ class Classifier(Module, kw_only=True):
 
         Returns:
             Logits ``[N, num_classes]``. In training, a network with auxiliary heads returns
-            torchvision's namedtuple, ``logits`` first.
+            torchvision's namedtuple, ``logits`` first. With ``num_classes=0``: features
+            ``[N, C]``. With ``out_indices``: a list of feature maps ``[N, H, W, C]``.
 
         Raises:
             UserError: if the images are not ``[N, H, W, C]`` or are too small for the network, or
@@ -91,9 +112,63 @@ class Classifier(Module, kw_only=True):
                 f"{x.shape}: {str(error).partition(' (http')[0]}"
             ) from None
 
+    @nn.compact
     def forward(self, x: jax.Array, train: bool = False) -> Any:
-        """The network itself, an ``nn.compact`` method."""
+        """Run the network without the checks of :meth:`__call__`."""
+        if self.out_indices is not None:
+            layers = [self.feature_layers[index] for index in self.out_indices]
+            return outputs_of(self, layers, lambda: self.forward_features(x, train))
+        auxiliary_heads = self.aux_outputs and self.aux_logits and self.num_classes
+        if not (auxiliary_heads and (train or self.is_initializing())):  # for their parameters
+            return self.forward_head(self.forward_features(x, train), train)
+        auxiliary: dict[str, jax.Array] = {}
+        logits = self.forward_head(self.forward_features(x, train, auxiliary), train)
+        return self.aux_outputs(logits, **auxiliary) if train else logits
+
+    def forward_features(
+        self,
+        x: jax.Array,
+        train: bool = False,
+        auxiliary: dict[str, jax.Array] | None = None,
+    ) -> jax.Array:
+        """Compute the last feature map, an ``nn.compact`` method.
+
+        Args:
+            x: images, ``[N, H, W, C]``.
+            train: see :meth:`__call__`.
+            auxiliary: where auxiliary heads put their logits, by the fields of ``aux_outputs``;
+                None: they do not run. Networks that have none lack this argument.
+
+        Returns:
+            The input of the pooling before the classifier, ``[N, H', W', C']``.
+        """
         raise NotImplementedError
+
+    def forward_head(self, x: jax.Array, train: bool = False, pre_logits: bool = False) -> Any:
+        """Compute the logits from the last feature map, an ``nn.compact`` method.
+
+        Args:
+            x: what :meth:`forward_features` returns.
+            train: see :meth:`__call__`.
+            pre_logits: whether to return the last layer's input, as with ``num_classes=0``.
+
+        Returns:
+            ``[N, num_classes]``, or the pooled features ``[N, C]``: what is left of the network
+            without its last layer (4,096 features of AlexNet and VGG).
+        """
+        raise NotImplementedError
+
+    @property
+    def feature_info(self) -> tuple[FeatureInfo, ...]:
+        """Name, channels and reduction of each feature map of ``out_indices``; None: of all."""
+        if self.out_indices is None:
+            return self.clone(out_indices=range(len(self.feature_layers))).feature_info
+        return feature_info(self)
+
+    @property
+    def with_classifier(self) -> "Classifier":
+        """The network with its classifier, whose weights this one takes, too."""
+        return self.clone(out_indices=None, num_classes=self.num_classes or 1000)
 
 
 def check_image_size(model: Classifier, image_shape: Sequence[int], *, train: bool = True) -> Any:
@@ -223,13 +298,13 @@ def _check_layout(shape: tuple[int, ...]) -> None:
 
 def _checked_num_classes(value: Any) -> int:
     try:
-        number = 0 if isinstance(value, bool) else operator.index(value)
+        number = -1 if isinstance(value, bool) else operator.index(value)
     except TypeError:
-        number = 0
-    if number < 1:
+        number = -1
+    if number < 0:
         raise UserError(
-            f"num_classes={value!r} is not a positive integer; use the number of classes, for "
-            "example 10."
+            f"num_classes={value!r} is not a number of classes; use a positive integer, for "
+            "example 10, or 0 for features without a classifier."
         )
     return number
 

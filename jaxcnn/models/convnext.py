@@ -105,9 +105,14 @@ class ConvNeXt(Classifier):
     layer_scale: float = 1e-6
     norm_layer: LayerFactory | None = None
 
+    @property
+    def feature_layers(self) -> tuple[str, ...]:
+        """The stages."""
+        return tuple(f"features.{2 * stage + 1}" for stage in range(len(self.depths)))
+
     @nn.compact
-    def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Map ``[N, H, W, C]`` to ``[N, num_classes]``."""
+    def forward_features(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Map ``[N, H, W, C]`` to ``[N, H / 32, W / 32, C']``, with four stages."""
         if not 0 <= self.stochastic_depth_prob <= 1:
             raise UserError(
                 f"stochastic_depth_prob={self.stochastic_depth_prob} is not a probability; use a "
@@ -131,10 +136,17 @@ class ConvNeXt(Classifier):
                 layers.append(partial(Sequential, (norm_layer, halve)))
             layers.append(partial(Sequential, blocks[:depth]))
             blocks = blocks[depth:]
-        x = Sequential(layers, name="features")(x, train)
-        x = adaptive_avg_pool(x, 1)
-        head = (norm_layer, partial(Lambda, flatten), partial(NextLinear, self.num_classes))
-        return Sequential(head, name="classifier")(x, train)
+        return Sequential(layers, name="features")(x, train)
+
+    @nn.compact
+    def forward_head(
+        self, x: jax.Array, train: bool = False, pre_logits: bool = False
+    ) -> jax.Array:
+        """Map ``[N, H', W', C']`` to ``[N, num_classes]``."""
+        layers = [self.norm_layer or NextNorm, partial(Lambda, flatten)]
+        if not pre_logits and self.num_classes:
+            layers.append(partial(NextLinear, self.num_classes))
+        return Sequential(layers, name="classifier")(adaptive_avg_pool(x, 1), train)
 
 
 def _variant(

@@ -19,6 +19,7 @@ from jaxcnn.models.layers import (
     BatchNorm,
     Conv,
     Dropout,
+    Lambda,
     LayerFactory,
     Linear,
     Module,
@@ -122,7 +123,8 @@ class DenseFeatures(Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Map ``[N, H, W, C]`` to ``[N, H / 32, W / 32, C']`` (with four blocks)."""
         x = DenseConv(self.num_init_features, 7, stride=2, padding=3, name="conv0")(x)
-        x = nn.relu(BatchNorm(name="norm0")(x, train))
+        x = BatchNorm(name="norm0")(x, train)
+        x = Lambda(nn.relu, name="relu0")(x)
         x = max_pool(x, 3, 2, 1)
         for index, block in enumerate(self.blocks):
             if index:
@@ -158,17 +160,35 @@ class DenseNet(Classifier):
     drop_rate: float = 0.0
     memory_efficient: bool = False
 
+    @property
+    def feature_layers(self) -> tuple[str, ...]:
+        """The rectifier of the stem, the blocks but the last, and the last rectifier."""
+        blocks = range(1, len(self.block_config))
+        return (
+            "features.relu0",
+            *(f"features.denseblock{index}" for index in blocks),
+            "features",
+        )
+
     @nn.compact
-    def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Map ``[N, H, W, C]`` to ``[N, num_classes]``."""
+    def forward_features(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Map ``[N, H, W, C]`` to ``[N, H / 32, W / 32, C']``, with four blocks."""
         layer = partial(
             DenseLayer, self.growth_rate, self.bn_size, self.drop_rate, self.memory_efficient
         )
         blocks = tuple(
             partial(DenseBlock, depth, layer, self.memory_efficient) for depth in self.block_config
         )
-        x = DenseFeatures(self.num_init_features, blocks, name="features")(x, train)
+        return DenseFeatures(self.num_init_features, blocks, name="features")(x, train)
+
+    @nn.compact
+    def forward_head(
+        self, x: jax.Array, train: bool = False, pre_logits: bool = False
+    ) -> jax.Array:
+        """Map ``[N, H', W', C']`` to ``[N, num_classes]``."""
         x = flatten(adaptive_avg_pool(x, 1))
+        if pre_logits or self.num_classes == 0:
+            return x
         zeros = nn.initializers.zeros
         return Linear(self.num_classes, bias_init=zeros, name="classifier")(x)
 

@@ -17,6 +17,7 @@ from jaxcnn.models.blocks import (
     ConvNormActivation,
     SqueezeExcitation,
     inverted_residual_layers,
+    last_of_each_stride,
     make_divisible,
 )
 from jaxcnn.models.classifier import Classifier
@@ -157,9 +158,15 @@ class EfficientNet(Classifier):
     stochastic_depth_prob: float = 0.2
     norm_layer: LayerFactory | None = None
 
+    @property
+    def feature_layers(self) -> tuple[str, ...]:
+        """The last stage of each stride."""
+        strides = [2, *(stage.stride for stage in self.stages)]
+        return tuple(f"features.{index}" for index in last_of_each_stride(strides))
+
     @nn.compact
-    def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Map ``[N, H, W, C]`` to ``[N, num_classes]``."""
+    def forward_features(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Map ``[N, H, W, C]`` to ``[N, H / 32, W / 32, C']``."""
         norm_layer = self.norm_layer or self.batch_norm
         conv = partial(ConvNormActivation, norm_layer=norm_layer, activation=nn.silu)
 
@@ -187,16 +194,25 @@ class EfficientNet(Classifier):
             layers.append(partial(Sequential, blocks))
         last_channel = self.last_channel or 4 * width(self.stages[-1].features)
         layers.append(partial(conv, last_channel, kernel_size=1))
-        x = flatten(adaptive_avg_pool(Sequential(layers, name="features")(x, train), 1))
+        return Sequential(layers, name="features")(x, train)
 
-        head = partial(
+    @nn.compact
+    def forward_head(
+        self, x: jax.Array, train: bool = False, pre_logits: bool = False
+    ) -> jax.Array:
+        """Map ``[N, H', W', C']`` to ``[N, num_classes]``."""
+        linear = partial(
             Linear,
             self.num_classes,
             # uniform within 1 / sqrt(num_classes)
             kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform"),
             bias_init=nn.initializers.zeros,
         )
-        return Sequential((partial(Dropout, self.dropout), head), name="classifier")(x, train)
+        layers = [partial(Dropout, self.dropout)]
+        if not pre_logits and self.num_classes:
+            layers.append(linear)
+        x = flatten(adaptive_avg_pool(x, 1))
+        return Sequential(layers, name="classifier")(x, train)
 
 
 _B = (  # EfficientNet, table 1

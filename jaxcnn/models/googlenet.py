@@ -5,8 +5,9 @@ follows every convolution, the "5x5" branches have 3x3 kernels, and there is no 
 normalization; :mod:`jaxcnn.models.googlenet_original` is the network of the paper.
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,8 +73,8 @@ INCEPTION_WIDTHS = {
     "5a": InceptionWidths(256, 160, 320, 32, 128, 128),
     "5b": InceptionWidths(384, 192, 384, 48, 128, 128),
 }
-# The modules followed by an auxiliary head.
-AUXILIARY_HEADS = {"4a": "aux1", "4d": "aux2"}
+# The modules followed by an auxiliary head, with its number.
+AUXILIARY_HEADS = {"4a": 1, "4d": 2}
 
 
 class Inception(Module):
@@ -143,8 +144,12 @@ class GoogLeNet(Classifier):
 
     first_conv: ClassVar[str] = "conv1.conv"
     classifier: ClassVar[tuple[str, ...]] = ("fc", "aux1.fc2", "aux2.fc2")
+    feature_layers: ClassVar[tuple[str, ...]] = (
+        *("conv1", "conv3", "inception3b", "inception4e", "inception5b"),
+    )
     paper: ClassVar[str] = "Szegedy et al. 2014, Going deeper with convolutions"
     aux_weight: ClassVar[float] = 0.3
+    aux_outputs: ClassVar[Callable[..., Any] | None] = GoogLeNetOutputs
 
     aux_logits: bool = True
     transform_input: bool = False
@@ -152,30 +157,39 @@ class GoogLeNet(Classifier):
     dropout_aux: float = 0.7
 
     @nn.compact
-    def forward(self, x: jax.Array, train: bool = False) -> jax.Array | GoogLeNetOutputs:
-        """Map ``[N, H, W, C]`` to ``[N, num_classes]``."""
+    def forward_features(
+        self,
+        x: jax.Array,
+        train: bool = False,
+        auxiliary: dict[str, jax.Array] | None = None,
+    ) -> jax.Array:
+        """Map ``[N, H, W, C]`` to ``[N, H / 32, W / 32, 1024]``."""
         if self.transform_input:
             x = transform_input(x)
         x = _pool(_Conv(64, 7, 2, 3, name="conv1")(x, train))
         x = _Conv(64, 1, name="conv2")(x, train)
         x = _pool(_Conv(192, 3, padding=1, name="conv3")(x, train))
-        auxiliary = {}
-        heads_run = self.aux_logits and (train or self.is_initializing())  # for their parameters
         for module, widths in INCEPTION_WIDTHS.items():
             if module == "4a":
                 x = _pool(x)
             if module == "5a":
                 x = max_pool(x, 2, ceil_mode=True)
             x = Inception(widths, name=f"inception{module}")(x, train)
-            if heads_run and module in AUXILIARY_HEADS:
-                head = AUXILIARY_HEADS[module]
-                aux = InceptionAux(self.num_classes, self.dropout_aux, name=head)
-                auxiliary[head] = aux(x, train)
+            if auxiliary is not None and module in AUXILIARY_HEADS:
+                number = AUXILIARY_HEADS[module]
+                head = InceptionAux(self.num_classes, self.dropout_aux, name=f"aux{number}")
+                auxiliary[f"aux_logits{number}"] = head(x, train)
+        return x
+
+    @nn.compact
+    def forward_head(
+        self, x: jax.Array, train: bool = False, pre_logits: bool = False
+    ) -> jax.Array:
+        """Map ``[N, H', W', 1024]`` to ``[N, num_classes]``."""
         x = Dropout(self.dropout)(flatten(adaptive_avg_pool(x, 1)), train)
-        logits = Linear(self.num_classes, kernel_init=_initial_kernel, name="fc")(x)
-        if train and self.aux_logits:
-            return GoogLeNetOutputs(logits, auxiliary["aux2"], auxiliary["aux1"])
-        return logits
+        if pre_logits or self.num_classes == 0:
+            return x
+        return Linear(self.num_classes, kernel_init=_initial_kernel, name="fc")(x)
 
 
 googlenet = Builder("googlenet", GoogLeNet, "GoogLeNet with batch normalization")

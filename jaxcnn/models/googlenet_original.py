@@ -7,8 +7,9 @@ constants of the normalization, rounding up in pooling layers (``ceil_mode``), a
 weights.
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ from jaxcnn.models.googlenet import (
 from jaxcnn.models.layers import (
     Conv,
     Dropout,
+    Lambda,
     Linear,
     Module,
     adaptive_avg_pool,
@@ -129,42 +131,55 @@ class GoogLeNetOriginal(Classifier):
 
     first_conv: ClassVar[str] = "conv1"
     classifier: ClassVar[tuple[str, ...]] = ("fc", "aux1.fc2", "aux2.fc2")
+    feature_layers: ClassVar[tuple[str, ...]] = (
+        *("relu1", "relu2", "inception3b", "inception4e", "inception5b"),
+    )
     paper: ClassVar[str] = "Szegedy et al. 2014, Going deeper with convolutions"
     aux_weight: ClassVar[float] = 0.3
+    aux_outputs: ClassVar[Callable[..., Any] | None] = GoogLeNetOutputs
 
     aux_logits: bool = True
     dropout: float = 0.4
     dropout_aux: float = 0.7
 
     @nn.compact
-    def forward(self, x: jax.Array, train: bool = False) -> jax.Array | GoogLeNetOutputs:
-        """Map ``[N, H, W, C]`` to ``[N, num_classes]``."""
-        x = nn.relu(_Conv(64, 7, stride=2, padding=3, name="conv1")(x))
+    def forward_features(
+        self,
+        x: jax.Array,
+        train: bool = False,
+        auxiliary: dict[str, jax.Array] | None = None,
+    ) -> jax.Array:
+        """Map ``[N, H, W, C]`` to ``[N, H / 32, W / 32, 1024]``."""
+        x = _Conv(64, 7, stride=2, padding=3, name="conv1")(x)
+        x = Lambda(nn.relu, name="relu1")(x)
         x = _normalize(_halve(x))
         x = nn.relu(_Conv(64, 1, name="conv2_reduce")(x))
-        x = nn.relu(_Conv(192, 3, padding=1, name="conv2")(x))
+        x = _Conv(192, 3, padding=1, name="conv2")(x)
+        x = Lambda(nn.relu, name="relu2")(x)
         x = _halve(_normalize(x))
-        auxiliary = {}
         for module, widths in INCEPTION_WIDTHS.items():
             if module in ("4a", "5a"):
                 x = _halve(x)
             x = Inception(widths, name=f"inception{module}")(x, train)
-            if self.aux_logits and module in AUXILIARY_HEADS:
-                auxiliary[module] = self._auxiliary_head(x, train, AUXILIARY_HEADS[module])
-        x = Dropout(self.dropout)(flatten(adaptive_avg_pool(x, 1)), train)
-        logits = _LastLinear(self.num_classes, name="fc")(x)
-        if train and self.aux_logits:
-            return GoogLeNetOutputs(logits, auxiliary["4d"], auxiliary["4a"])
-        return logits
+            if auxiliary is not None and module in AUXILIARY_HEADS:
+                number = AUXILIARY_HEADS[module]
+                head = AuxiliaryHead(self.num_classes, self.dropout_aux, name=f"aux{number}")
+                # In evaluation it runs for its parameters only, whatever the size of the images.
+                size = (1, AUXILIARY_MAP, AUXILIARY_MAP, x.shape[-1])
+                auxiliary[f"aux_logits{number}"] = head(
+                    x if train else jnp.zeros(size, x.dtype), train
+                )
+        return x
 
-    def _auxiliary_head(self, x: jax.Array, train: bool, name: str) -> jax.Array | None:
-        """The logits of an auxiliary head in training, else None."""
-        head = AuxiliaryHead(self.num_classes, self.dropout_aux, name=name)
-        if train:
-            return head(x, train)
-        if self.is_initializing():  # create its parameters, whatever the size of the images
-            head(jnp.zeros((1, AUXILIARY_MAP, AUXILIARY_MAP, x.shape[-1]), x.dtype))
-        return None
+    @nn.compact
+    def forward_head(
+        self, x: jax.Array, train: bool = False, pre_logits: bool = False
+    ) -> jax.Array:
+        """Map ``[N, H', W', 1024]`` to ``[N, num_classes]``."""
+        x = Dropout(self.dropout)(flatten(adaptive_avg_pool(x, 1)), train)
+        if pre_logits or self.num_classes == 0:
+            return x
+        return _LastLinear(self.num_classes, name="fc")(x)
 
 
 googlenet_original = Builder(

@@ -4,6 +4,7 @@ Szegedy et al. 2015, "Rethinking the Inception architecture for computer vision"
 figures 5 to 7 and 10.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -214,10 +215,14 @@ class Inception3(Classifier):
 
     first_conv: ClassVar[str] = "Conv2d_1a_3x3.conv"
     classifier: ClassVar[tuple[str, ...]] = ("fc", "AuxLogits.fc")
+    feature_layers: ClassVar[tuple[str, ...]] = (
+        *("Conv2d_2b_3x3", "Conv2d_4a_3x3", "Mixed_5d", "Mixed_6e", "Mixed_7c"),
+    )
     paper: ClassVar[str] = (
         "Szegedy et al. 2015, Rethinking the Inception architecture for computer vision"
     )
     aux_weight: ClassVar[float] = 0.4
+    aux_outputs: ClassVar[Callable[..., Any] | None] = InceptionOutputs
 
     input_size: int = 299
     aux_logits: bool = True
@@ -225,8 +230,13 @@ class Inception3(Classifier):
     dropout: float = 0.5
 
     @nn.compact
-    def forward(self, x: jax.Array, train: bool = False) -> jax.Array | InceptionOutputs:
-        """Map ``[N, H, W, C]`` to ``[N, num_classes]``."""
+    def forward_features(
+        self,
+        x: jax.Array,
+        train: bool = False,
+        auxiliary: dict[str, jax.Array] | None = None,
+    ) -> jax.Array:
+        """Map ``[N, H, W, C]`` to ``[N, H / 32, W / 32, 2048]``, rounded down."""
         if self.transform_input:
             x = transform_input(x)
         x = InceptionConv(32, 3, 2, name="Conv2d_1a_3x3")(x, train)
@@ -242,25 +252,25 @@ class Inception3(Classifier):
         x = InceptionB(name="Mixed_6a")(x, train)
         for letter, channels_7x7 in zip("bcde", (128, 160, 160, 192), strict=True):
             x = InceptionC(channels_7x7, name=f"Mixed_6{letter}")(x, train)
-        aux_logits = self._auxiliary_head(x, train)
+        if auxiliary is not None:
+            head = InceptionAux(self.num_classes, name="AuxLogits")
+            # In evaluation it runs for its parameters only, even if the images are too small.
+            size = (1, 17, 17, x.shape[-1])
+            auxiliary["aux_logits"] = head(x if train else jnp.zeros(size, x.dtype), train)
         x = InceptionD(name="Mixed_7a")(x, train)
         for letter in "bc":
             x = InceptionE(name=f"Mixed_7{letter}")(x, train)
+        return x
 
+    @nn.compact
+    def forward_head(
+        self, x: jax.Array, train: bool = False, pre_logits: bool = False
+    ) -> jax.Array:
+        """Map ``[N, H', W', 2048]`` to ``[N, num_classes]``."""
         x = Dropout(self.dropout)(flatten(adaptive_avg_pool(x, 1)), train)
-        logits = Linear(self.num_classes, kernel_init=_initial_kernel, name="fc")(x)
-        return logits if aux_logits is None else InceptionOutputs(logits, aux_logits)
-
-    def _auxiliary_head(self, x: jax.Array, train: bool) -> jax.Array | None:
-        """The auxiliary logits in training, if there is an auxiliary head, else None."""
-        if not self.aux_logits:
-            return None
-        head = InceptionAux(self.num_classes, name="AuxLogits")
-        if train:
-            return head(x, train)
-        if self.is_initializing():  # create its parameters, even if the images are too small for it
-            head(jnp.zeros((1, 17, 17, x.shape[-1]), x.dtype))
-        return None
+        if pre_logits or self.num_classes == 0:
+            return x
+        return Linear(self.num_classes, kernel_init=_initial_kernel, name="fc")(x)
 
 
 inception_v3 = Builder("inception_v3", Inception3, "Inception v3")

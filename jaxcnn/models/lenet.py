@@ -4,13 +4,14 @@ LeCun, Bottou, Bengio and Haffner 1998, "Gradient-based learning applied to docu
 section II.B.
 """
 
+from functools import partial
 from typing import ClassVar
 
 import jax
 from flax import linen as nn
 
 from jaxcnn.models.classifier import Classifier
-from jaxcnn.models.layers import Conv, Linear, flatten, max_pool
+from jaxcnn.models.layers import Conv, Lambda, Linear, flatten, max_pool
 from jaxcnn.models.registry import Builder
 
 __all__ = ["LeNet5", "lenet5"]
@@ -25,6 +26,7 @@ class LeNet5(Classifier):
 
     first_conv: ClassVar[str] = "conv1"
     classifier: ClassVar[tuple[str, ...]] = ("fc3",)
+    feature_layers: ClassVar[tuple[str, ...]] = ("relu1", "relu2", "pool2")
     paper: ClassVar[str] = (
         "LeCun et al. 1998, Gradient-based learning applied to document recognition"
     )
@@ -33,13 +35,22 @@ class LeNet5(Classifier):
     input_size: int = 32
 
     @nn.compact
-    def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Map ``[N, 32, 32, C]`` to ``[N, num_classes]``."""
-        x = max_pool(nn.relu(Conv(6, 5, name="conv1")(x)), 2)
-        x = max_pool(nn.relu(Conv(16, 5, name="conv2")(x)), 2)
-        x = flatten(x)
-        x = nn.relu(Linear(120, name="fc1")(x))
+    def forward_features(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Map ``[N, 32, 32, C]`` to ``[N, 5, 5, 16]``."""
+        relu = partial(Lambda, nn.relu)
+        pool = partial(Lambda, partial(max_pool, kernel_size=2))
+        x = pool(name="pool1")(relu(name="relu1")(Conv(6, 5, name="conv1")(x)))
+        return pool(name="pool2")(relu(name="relu2")(Conv(16, 5, name="conv2")(x)))
+
+    @nn.compact
+    def forward_head(
+        self, x: jax.Array, train: bool = False, pre_logits: bool = False
+    ) -> jax.Array:
+        """Map ``[N, 5, 5, 16]`` to ``[N, num_classes]``; before the last layer ``[N, 84]``."""
+        x = nn.relu(Linear(120, name="fc1")(flatten(x)))
         x = nn.relu(Linear(84, name="fc2")(x))
+        if pre_logits or self.num_classes == 0:
+            return x
         return Linear(self.num_classes, name="fc3")(x)
 
 

@@ -101,6 +101,9 @@ class MNASNet(Classifier):
 
     first_conv: ClassVar[str] = "layers.0"
     classifier: ClassVar[tuple[str, ...]] = ("classifier.1",)
+    feature_layers: ClassVar[tuple[str, ...]] = (
+        *("layers.7", "layers.8", "layers.9", "layers.11", "layers.13"),
+    )
     paper: ClassVar[str] = (
         "Tan et al. 2019, MnasNet: platform-aware neural architecture search for mobile"
     )
@@ -109,8 +112,8 @@ class MNASNet(Classifier):
     dropout: float = 0.2
 
     @nn.compact
-    def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Map ``[N, H, W, C]`` to ``[N, num_classes]``."""
+    def forward_features(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Map ``[N, H, W, C]`` to ``[N, H / 32, W / 32, 1280]``."""
 
         def width(channels: int) -> int:
             return make_divisible(channels * self.alpha)
@@ -133,16 +136,25 @@ class MNASNet(Classifier):
             ]
             layers.append(partial(Sequential, blocks))
         layers += [*_conv(1280), _relu]
-        x = flatten(adaptive_avg_pool(Sequential(layers, name="layers")(x, train), 1))
+        return Sequential(layers, name="layers")(x, train)
 
-        head = partial(
+    @nn.compact
+    def forward_head(
+        self, x: jax.Array, train: bool = False, pre_logits: bool = False
+    ) -> jax.Array:
+        """Map ``[N, H', W', 1280]`` to ``[N, num_classes]``."""
+        linear = partial(
             Linear,
             self.num_classes,
             # kaiming_uniform_(mode="fan_out", nonlinearity="sigmoid"), whose gain is 1
             kernel_init=nn.initializers.variance_scaling(1.0, "fan_out", "uniform"),
             bias_init=nn.initializers.zeros,
         )
-        return Sequential((partial(Dropout, self.dropout), head), name="classifier")(x, train)
+        layers = [partial(Dropout, self.dropout)]
+        if not pre_logits and self.num_classes:
+            layers.append(linear)
+        x = flatten(adaptive_avg_pool(x, 1))
+        return Sequential(layers, name="classifier")(x, train)
 
 
 _variant = partial(Builder, module=MNASNet)

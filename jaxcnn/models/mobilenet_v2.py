@@ -12,7 +12,12 @@ import jax
 from flax import linen as nn
 
 from jaxcnn.errors import UserError
-from jaxcnn.models.blocks import ConvNormActivation, check_width, make_divisible
+from jaxcnn.models.blocks import (
+    ConvNormActivation,
+    check_width,
+    last_of_each_stride,
+    make_divisible,
+)
 from jaxcnn.models.classifier import Classifier
 from jaxcnn.models.layers import (
     BatchNorm,
@@ -105,15 +110,27 @@ class MobileNetV2(Classifier):
     norm_layer: LayerFactory | None = None
     dropout: float = 0.2
 
+    @property
+    def feature_layers(self) -> tuple[str, ...]:
+        """The last block of each stride."""
+        strides = [2]
+        for _, _, repetitions, stride in self._rows():
+            strides += [stride] + [1] * (repetitions - 1)
+        return tuple(f"features.{index}" for index in last_of_each_stride(strides))
+
+    @nn.nowrap
+    def _rows(self) -> Sequence[Sequence[int]]:
+        """The rows of the table, checked."""
+        if self.inverted_residual_setting is None:
+            return _BOTTLENECKS
+        return _checked_rows(self.inverted_residual_setting)
+
     @nn.compact
-    def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Map ``[N, H, W, C]`` to ``[N, num_classes]``."""
+    def forward_features(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Map ``[N, H, W, C]`` to ``[N, H / 32, W / 32, C']``."""
         check_width(self.width_mult)
         if self.round_nearest < 1:
             raise UserError(f"round_nearest must be at least 1; it is {self.round_nearest}.")
-        rows = _BOTTLENECKS
-        if self.inverted_residual_setting is not None:
-            rows = _checked_rows(self.inverted_residual_setting)
         norm_layer = self.norm_layer or BatchNorm
         conv = partial(ConvNormActivation, norm_layer=norm_layer, activation=nn.relu6)
         block = partial(InvertedResidual, norm_layer=norm_layer)
@@ -123,17 +140,25 @@ class MobileNetV2(Classifier):
 
         blocks = [
             partial(block, width(channels), stride if index == 0 else 1, expand_ratio)
-            for expand_ratio, channels, repetitions, stride in rows
+            for expand_ratio, channels, repetitions, stride in self._rows()
             for index in range(repetitions)
         ]
         # The last convolution stays wide in narrow networks.
         last = partial(conv, width(1280, max(1.0, self.width_mult)), kernel_size=1)
         features = (partial(conv, width(32), kernel_size=3, stride=2), *blocks, last)
-        x = flatten(adaptive_avg_pool(Sequential(features, name="features")(x, train), 1))
+        return Sequential(features, name="features")(x, train)
 
+    @nn.compact
+    def forward_head(
+        self, x: jax.Array, train: bool = False, pre_logits: bool = False
+    ) -> jax.Array:
+        """Map ``[N, H', W', C']`` to ``[N, num_classes]``."""
         normal, zeros = nn.initializers.normal(0.01), nn.initializers.zeros
-        head = partial(Linear, self.num_classes, kernel_init=normal, bias_init=zeros)
-        return Sequential((partial(Dropout, self.dropout), head), name="classifier")(x, train)
+        layers = [partial(Dropout, self.dropout)]
+        if not pre_logits and self.num_classes:
+            layers.append(partial(Linear, self.num_classes, kernel_init=normal, bias_init=zeros))
+        x = flatten(adaptive_avg_pool(x, 1))
+        return Sequential(layers, name="classifier")(x, train)
 
 
 def _checked_rows(setting: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:

@@ -17,6 +17,7 @@ from jaxcnn.models.blocks import (
     SqueezeExcitation,
     check_width,
     inverted_residual_layers,
+    last_of_each_stride,
     make_divisible,
 )
 from jaxcnn.models.classifier import Classifier
@@ -116,40 +117,55 @@ class MobileNetV3(Classifier):
     norm_layer: LayerFactory | None = None
     dropout: float = 0.2
 
+    @property
+    def feature_layers(self) -> tuple[str, ...]:
+        """The last block of each stride, and the last convolution."""
+        rows, tail = self.rows, len(self.rows) - 3
+        strides = [1 if self.dilated and i >= tail else row.stride for i, row in enumerate(rows)]
+        return tuple(f"features.{index}" for index in last_of_each_stride([2, *strides, 1]))
+
     @nn.compact
-    def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Map ``[N, H, W, C]`` to ``[N, num_classes]``."""
+    def forward_features(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Map ``[N, H, W, C]`` to ``[N, H / 32, W / 32, C']``."""
         check_width(self.width_mult)
         norm_layer = self.norm_layer or _BatchNorm
         conv = partial(ConvNormActivation, norm_layer=norm_layer, activation=nn.hard_swish)
         divider, tail = 2 if self.reduced_tail else 1, len(self.rows) - 3
 
-        def width(channels: int, divider: int = 1) -> int:
-            return make_divisible(channels // divider * self.width_mult)
-
         blocks = []
         for index, row in enumerate(self.rows):
             row = row._replace(
                 # The tail's first block expands the channels of the block before the tail.
-                expanded=width(row.expanded, divider if index > tail else 1),
-                features=width(row.features, divider if index >= tail else 1),
+                expanded=self._width(row.expanded, divider if index > tail else 1),
+                features=self._width(row.features, divider if index >= tail else 1),
             )
             dilation = 2 if self.dilated and index >= tail else 1
             blocks.append(partial(InvertedResidual, row, dilation, norm_layer))
         last = partial(conv, 6 * row.features, kernel_size=1)
-        features = (partial(conv, width(16), kernel_size=3, stride=2), *blocks, last)
-        x = flatten(adaptive_avg_pool(Sequential(features, name="features")(x, train), 1))
+        features = (partial(conv, self._width(16), kernel_size=3, stride=2), *blocks, last)
+        return Sequential(features, name="features")(x, train)
 
+    @nn.compact
+    def forward_head(
+        self, x: jax.Array, train: bool = False, pre_logits: bool = False
+    ) -> jax.Array:
+        """Map ``[N, H', W', C']`` to ``[N, num_classes]``."""
         linear = partial(
             Linear, kernel_init=nn.initializers.normal(0.01), bias_init=nn.initializers.zeros
         )
-        head = (
-            partial(linear, width(self.last_channel, divider)),
+        layers = [
+            partial(linear, self._width(self.last_channel, 2 if self.reduced_tail else 1)),
             partial(Lambda, nn.hard_swish),
             partial(Dropout, self.dropout),
-            partial(linear, self.num_classes),
-        )
-        return Sequential(head, name="classifier")(x, train)
+        ]
+        if not pre_logits and self.num_classes:
+            layers.append(partial(linear, self.num_classes))
+        x = flatten(adaptive_avg_pool(x, 1))
+        return Sequential(layers, name="classifier")(x, train)
+
+    @nn.nowrap
+    def _width(self, channels: int, divider: int = 1) -> int:
+        return make_divisible(channels // divider * self.width_mult)
 
 
 _RE, _HS = nn.relu, nn.hard_swish

@@ -12,7 +12,15 @@ import jax
 from flax import linen as nn
 
 from jaxcnn.models.classifier import Classifier
-from jaxcnn.models.layers import Conv, Dropout, Module, adaptive_avg_pool, flatten, max_pool
+from jaxcnn.models.layers import (
+    Conv,
+    Dropout,
+    Lambda,
+    Module,
+    adaptive_avg_pool,
+    flatten,
+    max_pool,
+)
 from jaxcnn.models.registry import Builder
 
 __all__ = ["NiN", "nin"]
@@ -58,16 +66,26 @@ class NiN(Classifier):
 
     first_conv: ClassVar[str] = "mlpconv1.conv"
     classifier: ClassVar[tuple[str, ...]] = ("mlpconv4.conv", "mlpconv4.mlp1", "mlpconv4.mlp2")
+    feature_layers: ClassVar[tuple[str, ...]] = ("mlpconv1", "mlpconv2", "mlpconv3", "pool3")
     paper: ClassVar[str] = "Lin et al. 2013, Network in network"
 
     dropout: float = 0.5
 
     @nn.compact
-    def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Map ``[N, H, W, C]`` to ``[N, num_classes]``."""
-        x = max_pool(MlpConv(96, 11, stride=4, name="mlpconv1")(x), 3, 2)
-        x = max_pool(MlpConv(256, 5, padding=2, name="mlpconv2")(x), 3, 2)
-        x = max_pool(MlpConv(384, 3, padding=1, name="mlpconv3")(x), 3, 2)
+    def forward_features(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Map ``[N, H, W, C]`` to ``[N, H / 32, W / 32, 384]``."""
+        pool = partial(Lambda, partial(max_pool, kernel_size=3, stride=2))
+        x = pool(name="pool1")(MlpConv(96, 11, stride=4, name="mlpconv1")(x))
+        x = pool(name="pool2")(MlpConv(256, 5, padding=2, name="mlpconv2")(x))
+        return pool(name="pool3")(MlpConv(384, 3, padding=1, name="mlpconv3")(x))
+
+    @nn.compact
+    def forward_head(
+        self, x: jax.Array, train: bool = False, pre_logits: bool = False
+    ) -> jax.Array:
+        """Map ``[N, H', W', 384]`` to ``[N, num_classes]``; before the last block ``[N, 384]``."""
+        if pre_logits or self.num_classes == 0:
+            return flatten(adaptive_avg_pool(x, 1))
         x = Dropout(self.dropout)(x, train)
         x = MlpConv(self.num_classes, 3, padding=1, name="mlpconv4")(x)
         return flatten(adaptive_avg_pool(x, 1))

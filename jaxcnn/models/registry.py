@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 from jaxcnn.errors import UserError, suggest
@@ -11,6 +12,9 @@ from jaxcnn.models.published import PUBLISHED
 __all__ = ["ModelInfo", "builder_arguments", "create_model", "list_models", "model_info"]
 
 M = TypeVar("M", bound=Classifier)
+
+# Fields of networks that are not arguments of builders.
+_NOT_ARGUMENTS = {"parent", "name", "input_size", "folded", "out_indices"}
 
 _BUILDERS: dict[str, "Builder[Any]"] = {}
 
@@ -80,7 +84,7 @@ class Builder(Generic[M]):
         self.defaults = {
             field.name: field.default
             for field in dataclasses.fields(module)
-            if field.init and field.name not in {"parent", "name", "input_size", "folded", *fixed}
+            if field.init and field.name not in _NOT_ARGUMENTS | fixed.keys()
         } | (defaults or {})
         self.__signature__ = inspect.Signature(
             [
@@ -137,11 +141,24 @@ def _builder(name: str) -> Builder[Any]:
     return _BUILDERS[name]
 
 
-def create_model(name: str, **kwargs: Any) -> Classifier:
+def create_model(
+    name: str,
+    *,
+    features_only: bool = False,
+    out_indices: Sequence[int] | None = None,
+    **kwargs: Any,
+) -> Classifier:
     """Build a network by its name.
 
     Args:
         name: one of :func:`list_models`.
+        features_only: whether the network is to output a list of feature maps ``[N, H, W, C]``
+            instead of logits. It has no parameters of layers after the last of them; weights of
+            the whole network fit it. Its ``feature_info`` has the name, channels and reduction of
+            each map.
+        out_indices: with ``features_only``, which maps to output; negative ones count from the
+            last. None: all, one for each size of map. In most networks 0 to 4 have the reductions
+            2, 4, 8, 16 and 32.
         **kwargs: the builder's arguments. Every model accepts ``num_classes``, ``dtype``,
             ``param_dtype`` and ``weight_init``; the others are torchvision's (see
             :func:`builder_arguments`).
@@ -156,8 +173,22 @@ def create_model(name: str, **kwargs: Any) -> Classifier:
     Example::
 
         model = create_model("resnet50", num_classes=10, dtype=jnp.bfloat16)
+
+        backbone = create_model("resnet50", features_only=True, out_indices=(1, 2, 3, 4))
+        [info.channels for info in backbone.feature_info]  # [256, 512, 1024, 2048]
     """
-    return _builder(name)(**kwargs)
+    builder = _builder(name)
+    if not features_only:
+        if out_indices is not None:
+            raise UserError(
+                f"out_indices={out_indices!r} chooses feature maps; add features_only=True."
+            )
+        return builder(**kwargs)
+    if "num_classes" in kwargs:
+        raise UserError("With features_only=True there is no classifier; leave out num_classes.")
+    model = builder(num_classes=0, **kwargs)
+    count = len(model.feature_layers)
+    return model.clone(out_indices=range(count) if out_indices is None else out_indices)
 
 
 def list_models(family: str | None = None) -> list[str]:
@@ -245,4 +276,7 @@ def builder_call(model: Classifier) -> tuple[str, dict[str, Any]]:
         )
     # A resnet50 of double width is a wide_resnet50_2, and the vgg of the defaults a vgg11.
     builder, arguments = min(calls, key=lambda call: (len(call[1]), -len(call[0].fixed)))
+    if model.out_indices is not None:
+        del arguments["num_classes"]  # 0
+        arguments |= {"features_only": True, "out_indices": model.out_indices}
     return builder.name, arguments

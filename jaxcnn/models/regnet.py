@@ -252,9 +252,15 @@ class AnyNet(Classifier):
     activation: Activation | None = None
     conv_bias: bool = False
 
+    @property
+    def feature_layers(self) -> tuple[str, ...]:
+        """The stem and the stages."""
+        stages = range(1, len(self.depths) + 1)
+        return ("stem", *(f"trunk_output.block{index}" for index in stages))
+
     @nn.compact
-    def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Map ``[N, H, W, C]`` to ``[N, num_classes]``."""
+    def forward_features(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Map ``[N, H, W, C]`` to ``[N, H', W', widths[-1]]``."""
         stem = self.stem_type or partial(
             ConvNormActivation, kernel_size=3, stride=2, use_bias=self.conv_bias
         )
@@ -267,8 +273,16 @@ class AnyNet(Classifier):
 
         x = stem(self.stem_width, name="stem", **common)(x, train)
         body = [(f"block{i}", self._stage(i, block, *s)) for i, s in enumerate(self._stages(), 1)]
-        x = Chain(body, name="trunk_output")(x, train)
+        return Chain(body, name="trunk_output")(x, train)
+
+    @nn.compact
+    def forward_head(
+        self, x: jax.Array, train: bool = False, pre_logits: bool = False
+    ) -> jax.Array:
+        """Map ``[N, H', W', C']`` to ``[N, num_classes]``."""
         x = flatten(adaptive_avg_pool(x, 1))
+        if pre_logits or self.num_classes == 0:
+            return x
         normal, zeros = nn.initializers.normal(0.01), nn.initializers.zeros
         return Linear(self.num_classes, kernel_init=normal, bias_init=zeros, name="fc")(x)
 

@@ -18,6 +18,7 @@ from jaxcnn.models.classifier import Classifier
 from jaxcnn.models.layers import (
     BatchNorm,
     Conv,
+    Lambda,
     LayerFactory,
     Linear,
     Module,
@@ -162,6 +163,7 @@ class ResNet(Classifier):
 
     first_conv: ClassVar[str] = "conv1"
     classifier: ClassVar[tuple[str, ...]] = ("fc",)
+    feature_layers: ClassVar[tuple[str, ...]] = ("relu", "layer1", "layer2", "layer3", "layer4")
     paper: ClassVar[str] = "He et al. 2015, Deep residual learning for image recognition"
 
     block: type[Block]
@@ -174,8 +176,8 @@ class ResNet(Classifier):
     conv_bias: bool = False
 
     @nn.compact
-    def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Map ``[N, H, W, C]`` to ``[N, num_classes]``."""
+    def forward_features(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Map ``[N, H, W, C]`` to ``[N, H / 32, W / 32, C']``."""
         dilate = self.replace_stride_with_dilation or (False, False, False)
         if not isinstance(dilate, Sequence) or len(dilate) != 3:
             raise UserError(
@@ -190,7 +192,7 @@ class ResNet(Classifier):
         norm_layer = self.norm_layer or BatchNorm
 
         x = _Conv(64, 7, stride=2, padding=3, use_bias=self.conv_bias, name="conv1")(x)
-        x = nn.relu(norm_layer(name="bn1")(x, train))
+        x = Lambda(nn.relu, name="relu")(norm_layer(name="bn1")(x, train))
         x = max_pool(x, 3, 2, 1)
 
         dilation = 1
@@ -211,8 +213,16 @@ class ResNet(Classifier):
             first = partial(block, stride=stride, downsample=changes_shape, dilation=first_dilation)
             others = [partial(block, dilation=dilation)] * (depth - 1)
             x = Sequential((first, *others), name=f"layer{stage + 1}")(x, train)
+        return x
 
+    @nn.compact
+    def forward_head(
+        self, x: jax.Array, train: bool = False, pre_logits: bool = False
+    ) -> jax.Array:
+        """Map ``[N, H', W', C']`` to ``[N, num_classes]``."""
         x = flatten(adaptive_avg_pool(x, 1))
+        if pre_logits or self.num_classes == 0:
+            return x
         return Linear(self.num_classes, name="fc")(x)
 
 

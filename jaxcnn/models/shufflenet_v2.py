@@ -98,6 +98,9 @@ class ShuffleNetV2(Classifier):
 
     first_conv: ClassVar[str] = "conv1.0"
     classifier: ClassVar[tuple[str, ...]] = ("fc",)
+    feature_layers: ClassVar[tuple[str, ...]] = (
+        *("conv1", "maxpool", "stage2", "stage3", "stage4"),
+    )
     paper: ClassVar[str] = (
         "Ma et al. 2018, ShuffleNet V2: practical guidelines for efficient CNN architecture design"
     )
@@ -105,18 +108,27 @@ class ShuffleNetV2(Classifier):
     channels: Sequence[int]
 
     @nn.compact
-    def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Map ``[N, H, W, C]`` to ``[N, num_classes]``."""
+    def forward_features(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Map ``[N, H, W, C]`` to ``[N, H / 32, W / 32, channels[4]]``."""
         first, *stages, last = self.channels
         conv1 = partial(Conv, first, 3, stride=2, padding=1, use_bias=False)
         x = Sequential((conv1, BatchNorm, _relu), name="conv1")(x, train)
-        x = max_pool(x, 3, 2, 1)
+        x = Lambda(partial(max_pool, kernel_size=3, stride=2, padding=1), name="maxpool")(x)
         for stage, (channels, repeats) in enumerate(zip(stages, _REPEATS, strict=True), start=2):
             units = [partial(ShuffleUnit, channels, 2)]
             units += [partial(ShuffleUnit, channels, 1)] * (repeats - 1)
             x = Sequential(units, name=f"stage{stage}")(x, train)
-        x = Sequential(_conv(last), name="conv5")(x, train)
-        return Linear(self.num_classes, name="fc")(flatten(adaptive_avg_pool(x, 1)))
+        return Sequential(_conv(last), name="conv5")(x, train)
+
+    @nn.compact
+    def forward_head(
+        self, x: jax.Array, train: bool = False, pre_logits: bool = False
+    ) -> jax.Array:
+        """Map ``[N, H', W', C']`` to ``[N, num_classes]``."""
+        x = flatten(adaptive_avg_pool(x, 1))
+        if pre_logits or self.num_classes == 0:
+            return x
+        return Linear(self.num_classes, name="fc")(x)
 
 
 _variant = partial(Builder, module=ShuffleNetV2)

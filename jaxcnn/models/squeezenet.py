@@ -94,14 +94,26 @@ class SqueezeNet(Classifier):
     version: str = "1_0"
     dropout: float = 0.5
 
-    @nn.compact
-    def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Map ``[N, H, W, C]`` to ``[N, num_classes]``."""
+    @property
+    def feature_layers(self) -> tuple[str, ...]:
+        """The last fire module of each stride, and the rectifier of the stem."""
+        pools = self._version().pools
+        # The stem is two layers. Before each later pooling layer there are fire modules and pools.
+        before = [fire + sum(pool < fire for pool in pools) + 1 for fire in sorted(pools)]
+        return tuple(f"features.{index}" for index in (*before, FIRES + len(pools) + 1))
+
+    @nn.nowrap
+    def _version(self) -> _Version:
         if self.version not in _VERSIONS:
             raise UserError(
                 f"Unknown SqueezeNet version {self.version!r}; {suggest(self.version, _VERSIONS)}"
             )
-        version = _VERSIONS[self.version]
+        return _VERSIONS[self.version]
+
+    @nn.compact
+    def forward_features(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Map ``[N, H, W, C]`` to ``[N, H / 16, W / 16, 512]``."""
+        version = self._version()
         relu = partial(Lambda, nn.relu)
         pool = partial(Lambda, partial(max_pool, kernel_size=3, stride=2, ceil_mode=True))
         features = [
@@ -111,14 +123,22 @@ class SqueezeNet(Classifier):
         for fire in range(FIRES):
             expand = 128 * (1 + fire // 2)
             features += [pool] * (fire in version.pools) + [partial(Fire, expand // 8, expand)]
-        classifier = (
+        return Sequential(tuple(features), name="features")(x, train)
+
+    @nn.compact
+    def forward_head(
+        self, x: jax.Array, train: bool = False, pre_logits: bool = False
+    ) -> jax.Array:
+        """Map ``[N, H', W', 512]`` to ``[N, num_classes]``; before the last layer ``[N, 512]``."""
+        if pre_logits or self.num_classes == 0:
+            return flatten(adaptive_avg_pool(x, 1))
+        layers = (
             partial(Dropout, self.dropout),
             partial(SqueezeConv, self.num_classes, 1, kernel_init=nn.initializers.normal(0.01)),
-            relu,
+            partial(Lambda, nn.relu),
             partial(Lambda, partial(adaptive_avg_pool, output_size=1)),
         )
-        x = Sequential(tuple(features), name="features")(x, train)
-        return flatten(Sequential(classifier, name="classifier")(x, train))
+        return flatten(Sequential(layers, name="classifier")(x, train))
 
 
 _variant = partial(Builder, module=SqueezeNet)

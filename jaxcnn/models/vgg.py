@@ -5,6 +5,7 @@ table 1; with batch normalization (Ioffe and Szegedy 2015) after each convolutio
 variants.
 """
 
+import itertools
 from collections.abc import Sequence
 from functools import partial
 from typing import ClassVar
@@ -83,9 +84,17 @@ class VGG(Classifier):
         object.__setattr__(self, "blocks", _checked_blocks(self.blocks))
         super().__post_init__()
 
+    @property
+    def feature_layers(self) -> tuple[str, ...]:
+        """The last rectifier of each block, and the last pooling layer."""
+        per_convolution = 3 if self.batch_norm else 2
+        lengths = (convolutions * per_convolution + 1 for convolutions, _ in self.blocks)
+        ends = list(itertools.accumulate(lengths))
+        return tuple(f"features.{index}" for index in (*(end - 2 for end in ends), ends[-1] - 1))
+
     @nn.compact
-    def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Map ``[N, H, W, C]`` to ``[N, num_classes]``."""
+    def forward_features(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Map ``[N, H, W, C]`` to ``[N, H / 32, W / 32, C']``, with five blocks."""
         relu = partial(Lambda, nn.relu)
         pool = partial(Lambda, partial(max_pool, kernel_size=2))
         zeros = nn.initializers.zeros
@@ -96,16 +105,24 @@ class VGG(Classifier):
             conv3x3 = partial(conv, channels, 3, padding=1)
             features += [conv3x3, *norm, relu] * convolutions + [pool]
 
-        linear = partial(Linear, kernel_init=nn.initializers.normal(0.01), bias_init=zeros)
-        dropout = partial(Dropout, self.dropout)
-        classifier = (
+        return Sequential(tuple(features), name="features")(x, train)
+
+    @nn.compact
+    def forward_head(
+        self, x: jax.Array, train: bool = False, pre_logits: bool = False
+    ) -> jax.Array:
+        """Map ``[N, H', W', C']`` to ``[N, num_classes]``; before the last layer ``[N, 4096]``."""
+        normal, zeros = nn.initializers.normal(0.01), nn.initializers.zeros
+        linear = partial(Linear, kernel_init=normal, bias_init=zeros)
+        relu, dropout = partial(Lambda, nn.relu), partial(Dropout, self.dropout)
+        layers = [
             *(partial(linear, 4096), relu, dropout),
             *(partial(linear, 4096), relu, dropout),
-            partial(linear, self.num_classes),
-        )
-        x = Sequential(tuple(features), name="features")(x, train)
+        ]
+        if not pre_logits and self.num_classes:
+            layers.append(partial(linear, self.num_classes))
         x = flatten(adaptive_avg_pool(x, 7))
-        return Sequential(classifier, name="classifier")(x, train)
+        return Sequential(layers, name="classifier")(x, train)
 
 
 def _checked_blocks(blocks: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:

@@ -12,7 +12,15 @@ from flax import linen as nn
 
 from jaxcnn.errors import UserError
 from jaxcnn.models.classifier import Classifier
-from jaxcnn.models.layers import Conv, Dropout, Linear, MaxPool, flatten, local_response_norm
+from jaxcnn.models.layers import (
+    Conv,
+    Dropout,
+    Lambda,
+    Linear,
+    MaxPool,
+    flatten,
+    local_response_norm,
+)
 from jaxcnn.models.registry import Builder
 
 __all__ = ["ZFNet", "zfnet"]
@@ -51,6 +59,7 @@ class ZFNet(Classifier):
 
     first_conv: ClassVar[str] = "conv1"
     classifier: ClassVar[tuple[str, ...]] = ("fc8",)
+    feature_layers: ClassVar[tuple[str, ...]] = ("relu1", "pool1", "relu2", "relu5", "pool5")
     paper: ClassVar[str] = (
         "Zeiler and Fergus 2013, Visualizing and understanding convolutional networks"
     )
@@ -80,17 +89,28 @@ class ZFNet(Classifier):
         super().__post_init__()
 
     @nn.compact
-    def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Map ``[N, 224, 224, C]`` to ``[N, num_classes]``."""
-        x = nn.relu(_conv(96, 7, stride=2, padding=1, name="conv1")(x))
+    def forward_features(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Map ``[N, 224, 224, C]`` to ``[N, 6, 6, C']``."""
+        relu = partial(Lambda, nn.relu)
+        x = relu(name="relu1")(_conv(96, 7, stride=2, padding=1, name="conv1")(x))
         x = self.normalized(MaxPool(3, 2, 1, name="pool1")(x))
-        x = nn.relu(_conv(256, 5, stride=2, name="conv2")(x))
+        x = relu(name="relu2")(_conv(256, 5, stride=2, name="conv2")(x))
         x = self.normalized(MaxPool(3, 2, 1, name="pool2")(x))
         for layer, maps in enumerate((512, 1024, 512) if self.wide else (384, 384, 256), 3):
-            x = nn.relu(_conv(maps, 3, padding=1, name=f"conv{layer}")(x))
-        x = flatten(MaxPool(3, 2, name="pool5")(x))
+            x = _conv(maps, 3, padding=1, name=f"conv{layer}")(x)
+            x = relu(name=f"relu{layer}")(x)
+        return MaxPool(3, 2, name="pool5")(x)
+
+    @nn.compact
+    def forward_head(
+        self, x: jax.Array, train: bool = False, pre_logits: bool = False
+    ) -> jax.Array:
+        """Map ``[N, 6, 6, C]`` to ``[N, num_classes]``; before the last layer ``[N, 4096]``."""
+        x = flatten(x)
         for name in ("fc6", "fc7"):
             x = Dropout(self.dropout)(nn.relu(_linear(4096, name=name)(x)), train)
+        if pre_logits or self.num_classes == 0:
+            return x
         return _linear(self.num_classes, name="fc8")(x)
 
     def normalized(self, x: jax.Array) -> jax.Array:

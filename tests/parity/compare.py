@@ -1,7 +1,6 @@
 """The means to compare with torch, and how near is near enough."""
 
 import functools
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,81 +11,25 @@ import torch
 import torchvision
 from families import FAMILIES
 from flax import traverse_util
-from quick_jit import jit
 
 from jaxcnn import convert, models
 from jaxcnn.convert.state_dict import from_torch_unchecked
 from jaxcnn.models.classifier import Classifier
+from jaxcnn.testing import randomize, relative_error, use_exact_hardsigmoid
+from jaxcnn.testing.arrays import relative_errors
+from jaxcnn.testing.compiling import jit
+from jaxcnn.testing.steps import as_tuple
 
-# The project's standard of proof; not to be loosened to make a model pass.
-LOGITS = 1e-12
-STEPS = 1e-9
 FLOAT32_LOGITS = 1e-4
-
-
-def relative_error(ours: Any, reference: Any) -> float:
-    """max |a - b| / max |b|"""
-    ours, reference = np.asarray(ours), np.asarray(reference)
-    assert ours.shape == reference.shape
-    assert np.isfinite(ours).all() and np.isfinite(reference).all()  # max() would drop a NaN
-    difference = np.abs(ours - reference).max(initial=0)
-    return float(difference / max(np.abs(reference).max(initial=0), np.finfo(np.float64).tiny))
 
 
 def nhwc(images: np.ndarray) -> np.ndarray:
     return images.transpose(0, 2, 3, 1)
 
 
-def randomize(module: torch.nn.Module, seed: int, norms_of_branch: str = r"$^()") -> None:
-    """Gives every leaf a random value, biases and running statistics too.
-
-    Weights keep the scale of their initial values, so that activations neither vanish nor blow
-    up; the last norm of each residual branch (see :class:`families.Family`) is scaled down, so
-    that the test measures the port and not chaos.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    matches = (re.match(norms_of_branch, name) for name, _ in module.named_modules())
-    last_norms = {match[1]: match[0] for match in matches if match}.values()
-
-    def normal(like: torch.Tensor) -> torch.Tensor:
-        return torch.randn(like.shape, generator=generator, dtype=like.dtype)
-
-    with torch.no_grad():
-        for name, leaf in module.state_dict().items():
-            owner, _, kind = name.rpartition(".")
-            if kind == "num_batches_tracked":
-                continue
-            if kind == "running_var":
-                leaf.copy_(0.5 + torch.rand(leaf.shape, generator=generator, dtype=leaf.dtype))
-            elif kind in ("bias", "running_mean"):
-                leaf.copy_(0.1 * normal(leaf))
-            elif leaf.ndim == 1:
-                leaf.copy_(1 + 0.1 * normal(leaf))
-                if owner in last_norms:
-                    leaf.mul_(0.3)
-            else:
-                leaf.add_(0.1 * leaf.std() * normal(leaf))
-
-
-class Hardsigmoid(torch.nn.Module):
-    """torch's, but its gradient in float64: torch's own has the float32 1/6, also for float64."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.relu6(x + 3) / 6
-
-
-def use_exact_hardsigmoid(module: torch.nn.Module) -> None:
-    """Replace torch's Hardsigmoid by the one above."""
-    for parent in list(module.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, torch.nn.Hardsigmoid):
-                setattr(parent, name, Hardsigmoid())
-
-
 def worst(ours: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> tuple[float, str]:
     """The largest relative error among arrays of the same names, and where it is."""
-    assert ours.keys() == reference.keys()
-    return max((relative_error(ours[name], reference[name]), name) for name in reference)
+    return max((error, name) for name, error in relative_errors(ours, reference).items())
 
 
 def images(*shape: int, seed: int = 1) -> np.ndarray:
@@ -126,11 +69,6 @@ def ours_by_torchs_names(name: str, key: jax.Array, dtype: Any) -> dict[str, np.
     model = models.create_model(name, param_dtype=dtype)
     x = jax.numpy.zeros((1, model.input_size, model.input_size, 3), dtype)
     return convert.to_torch(jit(model.init)(key, x))
-
-
-def as_tuple(outputs: Any) -> tuple[Any, ...]:
-    """The logits alone, or with those of the auxiliary heads."""
-    return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
 def torchs_logits(module: torch.nn.Module, x: np.ndarray, *, train: bool) -> Any:

@@ -6,53 +6,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from compare import as_tuple, nhwc, worst
-from quick_jit import jit
+from compare import nhwc, worst
 
 from jaxcnn import convert
 from jaxcnn.models.classifier import Classifier
+from jaxcnn.testing.compiling import jit
+from jaxcnn.testing.steps import MOMENTUM, WEIGHT_DECAY, Arrays, by_name, torch_sgd_steps
 from jaxcnn.training.optimizer import sgd
 from jaxcnn.training.step import TrainState, make_train_step
 
-MOMENTUM, WEIGHT_DECAY, STEPS = 0.9, 1e-4, 3
-
-Arrays = dict[str, np.ndarray]
-
-
-def torch_steps(
-    module: torch.nn.Module,
-    images: np.ndarray,
-    labels: np.ndarray,
-    learning_rate: float,
-    aux_weight: float,
-) -> tuple[list[float], Arrays, Arrays]:
-    """Losses, state dict and momentum buffers after training ``module`` in place."""
-    module.train()
-    optimizer = torch.optim.SGD(
-        module.parameters(), lr=learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
-    )
-    losses = []
-    for batch, target in zip(images, labels, strict=True):
-        optimizer.zero_grad()
-        losses_of_heads = [
-            torch.nn.functional.cross_entropy(logits, torch.from_numpy(target))
-            for logits in as_tuple(module(torch.from_numpy(batch)))
-        ]
-        loss = losses_of_heads[0] + aux_weight * sum(losses_of_heads[1:])
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    momenta = {
-        name: optimizer.state[parameter]["momentum_buffer"].numpy()
-        for name, parameter in module.named_parameters()
-    }
-    return losses, {k: v.numpy() for k, v in module.state_dict().items()}, momenta
+COUNT = 3
 
 
 def our_steps(
     model: Classifier, variables: Any, images: np.ndarray, labels: np.ndarray, learning_rate: float
-) -> tuple[list[float], Arrays, Arrays]:
-    """The same with ``make_train_step``, under torch's names."""
+) -> Arrays:
+    """What :func:`torch_sgd_steps` gives, with ``make_train_step``."""
     optimizer = sgd(learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     step = jit(make_train_step(model, optimizer), static_argnames="axis_name")
     state = TrainState(
@@ -67,7 +36,7 @@ def our_steps(
         losses.append(float(metrics["loss"]))
     traces = [s for s in jax.tree.leaves(state.opt_state, is_leaf=_has_trace) if _has_trace(s)]
     momenta = convert.to_torch({"params": traces[0].trace})
-    return losses, convert.to_torch(state.variables), momenta
+    return by_name(losses, convert.to_torch(state.variables), momenta)
 
 
 def _has_trace(node: Any) -> bool:
@@ -94,17 +63,8 @@ def worst_step_error(
         seed: of the images and labels.
     """
     rng = np.random.default_rng(seed)
-    images = rng.standard_normal((STEPS, *shape))
-    labels = rng.integers(0, model.num_classes, (STEPS, shape[0]))
+    images = rng.standard_normal((COUNT, *shape))
+    labels = rng.integers(0, model.num_classes, (COUNT, shape[0]))
     variables = convert.from_torch(module.state_dict(), model)
     ours = our_steps(model, variables, images, labels, learning_rate)
-    theirs = torch_steps(module, images, labels, learning_rate, aux_weight)
-    for state in (ours[1], theirs[1]):  # torch counts batches, we do not
-        for name in [name for name in state if name.endswith("num_batches_tracked")]:
-            del state[name]
-    kinds = ("loss", "state", "momentum")
-    as_arrays = [{"loss": np.array(x[0])} for x in (ours, theirs)]
-    pairs = [(as_arrays[0], as_arrays[1]), (ours[1], theirs[1]), (ours[2], theirs[2])]
-    errors = [(worst(a, b), kind) for kind, (a, b) in zip(kinds, pairs, strict=True)]
-    (error, name), kind = max(errors)
-    return error, f"{kind} {name}"
+    return worst(ours, torch_sgd_steps(module, images, labels, learning_rate, aux_weight))

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from compare import images, nhwc, pair, relative_error
+from compare import images, nhwc, pair
 from tiny import TinyNet
 
 from jaxcnn import visualize
+from jaxcnn.testing import relative_error
 
 TOLERANCE = 1e-9
 ACTIVATIONS = (torch.nn.ReLU, torch.nn.Hardswish)

@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from compare import LOGITS, STEPS, images, randomize, relative_error, worst_logits_error
+from compare import images, worst_logits_error
 from steps import worst_step_error
 from torch import nn
 
 from jaxcnn import convert, models
+from jaxcnn.testing import randomize, relative_error
+from jaxcnn.testing.arrays import LOGITS, STEPS
 
 
 class TorchAlexNet(nn.Module):

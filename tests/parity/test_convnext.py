@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from compare import LOGITS, images, randomize, worst_logits_error
+from compare import images, worst_logits_error
 from flax import linen as nn
 from torchvision.models.convnext import CNBlockConfig
 
@@ -16,6 +16,8 @@ from jaxcnn import convert
 from jaxcnn.errors import UserError
 from jaxcnn.models.convnext import ConvNeXt
 from jaxcnn.models.layers import BatchNorm
+from jaxcnn.testing import randomize
+from jaxcnn.testing.arrays import LOGITS
 
 # A narrow network with all parts of a ConvNeXt.
 WIDTHS, DEPTHS = (8, 16, 24), (2, 1, 2)

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from compare import images, nhwc, pair, relative_error
+from compare import images, nhwc, pair
 from flax import linen as nn
-from quick_jit import jit
 from test_classics import TorchZFNet
 from test_classics import pair as classic_pair
 
 from jaxcnn import visualize
 from jaxcnn.models import layers
+from jaxcnn.testing import relative_error
+from jaxcnn.testing.compiling import jit
 
 TOLERANCE = 1e-9
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from compare import STEPS, images, nhwc, randomize
+from compare import images, nhwc
 from flax import traverse_util
 from steps import worst_step_error
 from torchvision.models import DenseNet as TorchDenseNet
@@ -15,6 +15,8 @@ from torchvision.models import DenseNet as TorchDenseNet
 from jaxcnn import convert
 from jaxcnn.models import DenseNet
 from jaxcnn.models.densenet import DenseBlock, DenseLayer
+from jaxcnn.testing import randomize
+from jaxcnn.testing.arrays import STEPS
 
 SMALL = {
     "growth_rate": 6,

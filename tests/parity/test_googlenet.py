@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from compare import LOGITS, images, pair, worst_logits_error
+from compare import images, pair, worst_logits_error
 
 from jaxcnn import models
 from jaxcnn.errors import UserError
+from jaxcnn.testing.arrays import LOGITS
 
 
 def test_the_smallest_images():

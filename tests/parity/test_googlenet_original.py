@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from compare import LOGITS, STEPS, images, nhwc, randomize, relative_error, worst_logits_error
+from compare import images, nhwc, worst_logits_error
 from steps import worst_step_error
 from torch import nn
 from torch.nn import functional as F
@@ -17,6 +17,8 @@ from jaxcnn.convert.state_dict import from_torch_unchecked
 from jaxcnn.errors import UserError
 from jaxcnn.models.googlenet import InceptionWidths
 from jaxcnn.models.googlenet_original import Inception
+from jaxcnn.testing import randomize, relative_error
+from jaxcnn.testing.arrays import LOGITS, STEPS
 
 
 class TorchInception(nn.Module):

@@ -16,17 +16,8 @@ import optax
 import pytest
 import torch
 import torchvision
-from compare import (
-    STEPS,
-    as_tuple,
-    images,
-    nhwc,
-    randomize,
-    relative_error,
-    use_exact_hardsigmoid,
-)
+from compare import as_tuple, images, nhwc
 from families import FAMILIES
-from quick_jit import jit
 from torch import nn
 from torchvision.models import efficientnet as tv_efficientnet
 from torchvision.models import mobilenetv3 as tv_mobilenet_v3
@@ -42,6 +33,9 @@ from jaxcnn.models.convnext import ConvNeXt
 from jaxcnn.models.efficientnet import EfficientNet, FusedMBConv, MBConv, Stage
 from jaxcnn.models.layers import BatchNorm
 from jaxcnn.models.vgg import VGG
+from jaxcnn.testing import randomize, relative_error, use_exact_hardsigmoid
+from jaxcnn.testing.arrays import STEPS
+from jaxcnn.testing.compiling import jit
 from jaxcnn.training.step import TrainState, make_train_step
 
 MANY_ROWS = 16_384

@@ -6,13 +6,15 @@ import jax
 import jax.numpy as jnp
 import pytest
 import torch
-from compare import LOGITS, images, nhwc, randomize, relative_error
+from compare import images, nhwc
 from torchvision.models.inception import InceptionAux as TorchInceptionAux
 
 from jaxcnn import models
 from jaxcnn.convert.state_dict import from_torch_unchecked
 from jaxcnn.errors import UserError
 from jaxcnn.models.inception import InceptionAux
+from jaxcnn.testing import randomize, relative_error
+from jaxcnn.testing.arrays import LOGITS
 
 
 def variables_for(model, size: int):

@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from compare import LOGITS, STEPS, nhwc, randomize, relative_error
+from compare import nhwc
 from steps import worst_step_error
 from torch_lenet import TorchLeNet5
 
 from jaxcnn import convert, models
+from jaxcnn.testing import randomize, relative_error
+from jaxcnn.testing.arrays import LOGITS, STEPS
 
 
 def pair(channels: int, num_classes: int):

@@ -4,12 +4,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from compare import LOGITS, STEPS, images, randomize, worst_logits_error
+from compare import images, worst_logits_error
 from steps import worst_step_error
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from jaxcnn import convert, models
+from jaxcnn.testing import randomize
+from jaxcnn.testing.arrays import LOGITS, STEPS
 
 
 class TorchMlpConv(nn.Module):

@@ -14,14 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from compare import STEPS, nhwc, randomize, relative_error, worst
-from quick_jit import jit
+from compare import nhwc, worst
 from reference_recipes import ExponentialMovingAverage, set_weight_decay
 from tiny import TinyNet
 from torch.optim import lr_scheduler
 from torchvision.transforms import v2
 
 from jaxcnn import convert
+from jaxcnn.testing import randomize, relative_error
+from jaxcnn.testing.arrays import STEPS
+from jaxcnn.testing.compiling import jit
 from jaxcnn.training.augmentation import Augmentation
 from jaxcnn.training.ema import Ema
 from jaxcnn.training.losses import Teacher

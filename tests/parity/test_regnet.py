@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from compare import LOGITS, images, randomize, worst_logits_error
+from compare import images, worst_logits_error
 from flax import linen as nn
 from torchvision.models.regnet import BlockParams, RegNet
 
@@ -17,6 +17,8 @@ from jaxcnn import convert, models
 from jaxcnn.errors import UserError
 from jaxcnn.models.blocks import ConvNormActivation
 from jaxcnn.models.layers import BatchNorm
+from jaxcnn.testing import randomize
+from jaxcnn.testing.arrays import LOGITS
 
 # A network small enough to be compared in seconds. It is not a RegNet: it has other strides, and a
 # stage narrower than the one before.

@@ -8,19 +8,12 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from compare import (
-    FLOAT32_LOGITS,
-    LOGITS,
-    images,
-    nhwc,
-    pair,
-    randomize,
-    relative_error,
-    worst_logits_error,
-)
+from compare import FLOAT32_LOGITS, images, nhwc, pair, worst_logits_error
 
 from jaxcnn import convert, models
 from jaxcnn.models.layers import BatchNorm
+from jaxcnn.testing import randomize, relative_error
+from jaxcnn.testing.arrays import LOGITS
 
 
 def compare_logits(model, variables, module, x: np.ndarray) -> None:

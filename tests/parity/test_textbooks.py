@@ -12,14 +12,16 @@ import jax.numpy as jnp
 import pytest
 import torch
 import torchvision
-from compare import LOGITS, images, randomize, worst_logits_error
-from quick_jit import jit
+from compare import images, worst_logits_error
 from torch import nn
 
 from jaxcnn import convert, models
 from jaxcnn.errors import UserError
 from jaxcnn.models.classifier import Classifier
 from jaxcnn.models.resnet import Bottleneck
+from jaxcnn.testing import randomize
+from jaxcnn.testing.arrays import LOGITS
+from jaxcnn.testing.compiling import jit
 
 CLASSES = 5
 

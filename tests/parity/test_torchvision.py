@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from compare import LOGITS, STEPS, images, logits_errors, pair
+from compare import images, logits_errors, pair
 from families import FAMILIES
 from steps import worst_step_error
 from torchvision_modules import module_without_values
 
 from jaxcnn import models
 from jaxcnn.convert.state_dict import expected_torch_shapes
+from jaxcnn.testing.arrays import LOGITS, STEPS
 
 NAMES = [
     name

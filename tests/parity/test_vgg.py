@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 import torch
-from compare import LOGITS, STEPS, images, randomize, worst_logits_error
+from compare import images, worst_logits_error
 from steps import worst_step_error
 from torchvision.models.vgg import VGG, cfgs, make_layers
 
 from jaxcnn import convert, models
 from jaxcnn.errors import UserError
+from jaxcnn.testing import randomize
+from jaxcnn.testing.arrays import LOGITS, STEPS
 
 BLOCKS = ((1, 8), (3, 16), (2, 12))
 

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from compare import relative_error
 from flax import linen as nn
 from reference_recipes import ExponentialMovingAverage, set_weight_decay
 from torch.optim import lr_scheduler
@@ -24,6 +23,7 @@ from jaxcnn import convert, models
 from jaxcnn.data import pipeline
 from jaxcnn.models import layers, resnet
 from jaxcnn.models.classifier import Classifier
+from jaxcnn.testing import relative_error
 from jaxcnn.training import build as building
 from jaxcnn.training.config import open_config, resolve
 from jaxcnn.training.loop import train_and_evaluate
