@@ -15,6 +15,7 @@ PACKAGES = {
     "google": "protobuf",
     "orbax": "orbax-checkpoint",
     "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
 }
 
 BLOCKED = """

@@ -1,15 +1,12 @@
-"""Networks with downloaded weights, and those of files and of the Hugging Face Hub."""
+"""Networks with downloaded weights, and those of files."""
 
 import dataclasses
 import io
-import sys
-import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 import torchvision
 from file_server import serving
@@ -302,67 +299,3 @@ def test_heads_are_found_in_any_name_order(name):
     for keys in (sorted(state), sorted(state, reverse=True)):
         reordered = {key: state[key] for key in keys}
         assert classes_of_heads(reordered, models.create_model(name)) == {head: 5}
-
-
-# --- the Hugging Face Hub
-
-
-class EntryNotFoundError(Exception):
-    """As huggingface_hub has it."""
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    """A stand-in for the package, with files by (repository, revision, name)."""
-    files, asked = {}, []
-
-    def hf_hub_download(repo_id: str, filename: str, *, revision: str | None = None) -> str:
-        asked.append(filename)
-        if repo_id == "no/network":
-            raise OSError("We couldn't connect.\nCheck your connection.")
-        try:
-            return files[repo_id, revision, filename]
-        except KeyError:
-            raise EntryNotFoundError(f"404 Client Error.\n{filename} is not there") from None
-
-    package = types.ModuleType("huggingface_hub")
-    package.hf_hub_download, package.files, package.asked = hf_hub_download, files, asked
-    package.utils = types.ModuleType("huggingface_hub.utils")
-    package.utils.EntryNotFoundError = EntryNotFoundError
-    monkeypatch.setitem(sys.modules, "huggingface_hub", package)
-    monkeypatch.setitem(sys.modules, "huggingface_hub.utils", package.utils)
-    return package
-
-
-def test_hub_prefers_safetensors_to_pickle(hub, path, resnet, tmp_path):
-    other = str(tmp_path / "model.safetensors")
-    safetensors.torch.save_file(resnet.state_dict(), other)
-    hub.files["me/net", None, "model.safetensors"] = other
-    hub.files["me/net", None, "pytorch_model.bin"] = "/nowhere"
-    hub.files["me/net", "v1", "pytorch_model.bin"] = str(path)
-    model, variables = load_pretrained("resnet18", "hf-hub:me/net")
-    assert hub.asked == ["model.safetensors"] and model.num_classes == 1000
-    expected = convert.from_torch(resnet.state_dict(), model)
-    jax.tree.map(np.testing.assert_array_equal, variables, expected)
-    model, _ = load_pretrained("resnet18", "hf-hub:me/net@v1")
-    assert hub.asked[1:] == ["model.safetensors", "pytorch_model.bin"]
-    assert model.num_classes == 10
-
-
-@pytest.mark.parametrize(
-    ("repository", "words"),
-    [
-        ("no/weights", r"has neither model.safetensors nor pytorch_model.bin \(404 Client Error\)"),
-        ("no/network", r"cannot be downloaded \(We couldn't connect\)"),
-    ],
-)
-def test_hub_failure_raises(repository, words, hub):
-    with pytest.raises(UserError, match=words) as caught:
-        load_pretrained("resnet18", f"hf-hub:{repository}")
-    assert f"hf-hub:{repository}" in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_hub_without_package_raises(monkeypatch):
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(UserError, match="pip install huggingface_hub"):
-        load_pretrained("resnet18", "hf-hub:timm/resnet18.a1_in1k")

@@ -23,6 +23,7 @@ from jaxcnn.cli import (
     models,
     predict,
     prepare,
+    push,
     report,
     summary,
     train,
@@ -36,7 +37,7 @@ from jaxcnn.platform import set_xla_flags, use_compilation_cache
 from jaxcnn.training.signals import exit_at_once
 
 _COMMANDS = (
-    *(models, summary, inspection, convert, export),
+    *(models, summary, inspection, convert, export, push),
     *(prepare, train, predict, embed, validate, visualize, report, config, benchmark, check),
 )
 
@@ -56,6 +57,7 @@ _EXAMPLES = """examples:
   jaxcnn validate --workdir runs/a
   jaxcnn visualize gradcam cat.jpg --model resnet50
   jaxcnn report runs/a runs/b
+  jaxcnn push runs/a OWNER/NAME
 
 Each command explains its arguments: jaxcnn convert --help
 """

@@ -26,7 +26,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "  jaxcnn convert mine.pth mine.safetensors --model resnet18 --num_classes 10",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("src", metavar="SRC", help="file to read")
+    parser.add_argument("src", metavar="SRC", help="file to read, hf-hub:OWNER/NAME or a folder")
     parser.add_argument("dst", metavar="DST", help="file to write, *.safetensors")
     parser.add_argument("--model", help="check every name and shape against this network")
     parser.add_argument(
@@ -47,10 +47,12 @@ def run(arguments: argparse.Namespace) -> int:
     import jax
 
     from jaxcnn import convert
+    from jaxcnn.convert.hub import is_saved, weights_file
     from jaxcnn.convert.state_dict import from_torch_unchecked, nested_variables
 
     model = _model(arguments)
-    tensors = convert.load_checkpoint(arguments.src, key=arguments.key)
+    source = weights_file(arguments.src) if is_saved(arguments.src) else arguments.src
+    tensors = convert.load_checkpoint(source, key=arguments.key)
     # An exception on Ctrl-C, not an exit: a file half written is removed.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

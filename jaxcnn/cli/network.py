@@ -76,14 +76,16 @@ class Network:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments that name a network."""
-    group = parser.add_argument_group("network", "either --model or --workdir")
+    group = parser.add_argument_group(
+        "network", "--model, or --weights that name their architecture, or --workdir"
+    )
     group.add_argument("--model", metavar="NAME", help="architecture (see jaxcnn models)")
     group.add_argument(
         "--weights",
         metavar="FILE_OR_NAME",
-        help="a file, a name such as IMAGENET1K_V1, or hf-hub:OWNER/NAME; by default the best "
-        "that torchvision has published; with --workdir a file of the run, such as "
-        "best.safetensors",
+        help="a file, a name such as IMAGENET1K_V1, or hf-hub:OWNER/NAME or a folder, whose "
+        "config.json names the architecture; by default the best that torchvision has published; "
+        "with --workdir a file of the run, such as best.safetensors",
     )
     group.add_argument("--workdir", metavar="RUN", help="folder of a run of train.py")
 
@@ -145,6 +147,8 @@ def load(arguments: argparse.Namespace) -> Network:
     if workdir is not None:
         folder = as_path(workdir).expanduser()
         return _of_run(folder, weights=_file_of_run(folder, weights) if weights else None)
+    if weights is not None and (network := _of_saved(weights, model)) is not None:
+        return network
     if model is None:
         if weights is not None:
             raise UserError(
@@ -155,6 +159,66 @@ def load(arguments: argparse.Namespace) -> Network:
             "No network is named; give --model NAME, with or without --weights, or --workdir RUN."
         )
     return _of_model(model, "DEFAULT" if weights is None else weights)
+
+
+def _of_saved(weights: str, name: str | None) -> Network | None:
+    """The network of a folder or repository that `convert.save_pretrained` has written.
+
+    Args:
+        weights: the folder, or ``hf-hub:OWNER/NAME``.
+        name: of the architecture that it must be; None: any.
+
+    Returns:
+        The network; None: it is neither a folder nor a repository, or an architecture is named
+        and this program has not written it.
+    """
+    from jaxcnn.convert.hub import HUB, is_saved, read_config
+    from jaxcnn.convert.pretrained import load_pretrained
+    from jaxcnn.training.workdir import CLASSES
+
+    source = weights if weights.startswith(HUB) else str(Path(weights).expanduser())
+    if not is_saved(source):
+        return None
+    if (Path(source) / CLASSES).is_file():
+        raise UserError(f"--weights={weights} is the folder of a run; use --workdir {weights}.")
+    config = read_config(source, foreign_ok=name is not None)
+    if config is None:
+        return None
+    if name not in (None, config.architecture):
+        raise UserError(
+            f"{weights} has weights of {config.architecture}, not of {name}; leave out --model."
+        )
+    from jaxcnn.data.pipeline import EvalPreprocess
+
+    model, variables = load_pretrained(source)
+    if not model.num_classes:
+        raise UserError(f"{weights} has no classifier, which commands need; use it from Python.")
+    channels = _input_channels(model, variables)
+    if config.preprocessing is None:
+        preprocess, mean, std = _usual_preprocessing(config.architecture, None, channels)
+        mean, std = _per_channel(mean, channels), _per_channel(std, channels)
+    else:
+        how = dict(config.preprocessing)
+        mean, std, size = how["mean"], how["std"], how["resize_size"]
+        preprocess = EvalPreprocess(
+            image_size=how["crop_size"],
+            channels=channels,
+            crop="none" if size is None else "resize_and_center_crop",
+            fit=how["fit"],
+            interpolation=how["interpolation"],
+            resize_size=size or 0,
+            crops=how["crops"],
+        )
+    return Network(
+        config.architecture,
+        model,
+        variables,
+        preprocess,
+        mean,
+        std,
+        channels,
+        _class_names(config.classes, model.num_classes),
+    )
 
 
 def _of_model(name: str, weights: str) -> Network:

@@ -9,9 +9,12 @@ Example::
     convert.save_torch("resnet18.safetensors", variables)
 
     model, variables = convert.load_pretrained("resnet18")  # downloads torchvision's weights
+    convert.save_pretrained("mine", model, variables)  # a folder that says which network it is
+    model, variables = convert.load_pretrained("mine")  # or "hf-hub:OWNER/NAME"
 """
 
 from jaxcnn.convert.fold import fold_batch_norm
+from jaxcnn.convert.hub import save_pretrained
 from jaxcnn.convert.pretrained import initialize_from, load_pretrained, pretrained_weights
 from jaxcnn.convert.state_dict import from_torch, to_torch
 from jaxcnn.convert.variables import load, save, save_torch
@@ -28,6 +31,7 @@ __all__ = [
     "load_pretrained",
     "pretrained_weights",
     "save",
+    "save_pretrained",
     "save_torch",
     "to_torch",
 ]

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
+from jaxcnn.convert.hub import HUB, is_saved, read_config, weights_file
 from jaxcnn.convert.state_dict import (
     classes_of_heads,
     clean_state_dict,
@@ -15,7 +16,7 @@ from jaxcnn.convert.state_dict import (
     nested_variables,
     to_torch,
 )
-from jaxcnn.errors import UserError, one_sentence, suggest
+from jaxcnn.errors import UserError, suggest
 from jaxcnn.io.checkpoint import load_checkpoint
 from jaxcnn.io.download import download
 from jaxcnn.models.classifier import Classifier
@@ -30,9 +31,6 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 # What a state dict has in addition to a model that was built with aux_logits=False.
 _AUXILIARY_HEADS = ("aux1.", "aux2.", "AuxLogits.")
-
-_HUB = "hf-hub:"
-_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def pretrained_weights(name: str | None = None) -> list[PublishedWeights]:
@@ -60,7 +58,7 @@ def pretrained_weights(name: str | None = None) -> list[PublishedWeights]:
 
 
 def load_pretrained(
-    name: str,
+    name: str | os.PathLike[str],
     weights: str | os.PathLike[str] = "DEFAULT",
     *,
     num_classes: int | None = None,
@@ -72,7 +70,11 @@ def load_pretrained(
     """Build a network and load its weights.
 
     Args:
-        name: the architecture, one of :func:`jaxcnn.models.list_models`.
+        name: the architecture, one of :func:`jaxcnn.models.list_models`; or, without
+            ``weights``, where a network of :func:`jaxcnn.convert.save_pretrained` is, whose
+            ``config.json`` names the architecture and its arguments: a folder, or
+            ``"hf-hub:OWNER/NAME"`` or ``"hf-hub:OWNER/NAME@REVISION"``, a repository of the Hugging
+            Face Hub.
         weights: one of
 
             * ``"DEFAULT"``: the best weights that torchvision has published;
@@ -80,12 +82,12 @@ def load_pretrained(
               ``"IMAGENET1K_V1"`` or ``"ResNet50_Weights.IMAGENET1K_V1"``;
             * the path of a file that :func:`jaxcnn.convert.load_checkpoint` reads, with a torch
               state dict or with Flax variables (:func:`jaxcnn.convert.save`);
-            * ``"hf-hub:OWNER/NAME"`` or ``"hf-hub:OWNER/NAME@REVISION"``: a repository of the
-              Hugging Face Hub with a ``model.safetensors`` or ``pytorch_model.bin`` that has
-              torchvision's names (as timm's ResNets have). Needs ``huggingface_hub``.
+            * a folder or a repository of the Hub with a ``model.safetensors`` or
+              ``pytorch_model.bin`` that has torchvision's names (as timm's ResNets have). Only the
+              weights are read.
 
-            Published weights are downloaded once, to ``$JAXCNN_CACHE`` (by default
-            ``~/.cache/jaxcnn``), and their hash is verified.
+            A repository needs the package ``huggingface_hub``. Published weights are downloaded
+            once, to ``$JAXCNN_CACHE`` (by default ``~/.cache/jaxcnn``), and their hash is verified.
         num_classes: length of the logits; None: that of the weights; 0: pooled features, without
             the classifier of the weights.
         key: see :func:`jaxcnn.convert.load_checkpoint`.
@@ -114,13 +116,20 @@ def load_pretrained(
         model, variables = load_pretrained(
             "resnet50", num_classes=10, skip=("fc",), rng=jax.random.key(0)
         )
+        model, variables = load_pretrained("hf-hub:OWNER/NAME")
 
         backbone, variables = load_pretrained("resnet50", features_only=True)
     """
-    arguments = needed_arguments(name, weights) | kwargs
-    if num_classes is not None:
-        arguments["num_classes"] = num_classes
-    model = create_model(name, **arguments)  # before the download: it may refuse an argument
+    arguments = kwargs if num_classes is None else {**kwargs, "num_classes": num_classes}
+    name = os.fspath(name)
+    # The model is made before the download: it may refuse an argument.
+    if weights == "DEFAULT" and name not in list_models() and is_saved(name):
+        config, weights = read_config(name), name
+        name, model = config.architecture, config.make_model(**arguments)
+    elif os.sep in name:
+        raise UserError(f"There is no folder {name}; give one that save_pretrained wrote.")
+    else:
+        model = create_model(name, **needed_arguments(name, weights) | arguments)
     state_dict, path = _read_weights(name, weights, model, key=key)
     fitting, other_heads = _fit_heads(state_dict, model, skip)
     if num_classes is not None and other_heads:
@@ -234,10 +243,8 @@ def _read_weights(
     published = published_weights(name, weights)
     if published:
         path = os.fspath(download(published.url))
-    elif isinstance(weights, str) and weights.startswith(_HUB):
-        path = _from_hub(weights.removeprefix(_HUB))
     else:
-        path = os.fspath(weights)
+        path = weights_file(weights) if is_saved(weights) else os.fspath(weights)
     tensors = load_checkpoint(path, key=key)
     variables = nested_variables(tensors)
     state_dict = clean_state_dict(tensors if variables is None else to_torch(variables), model)
@@ -259,7 +266,7 @@ def published_weights(name: str, weights: str | os.PathLike[str] | None) -> Publ
     known = pretrained_weights(name)
     if not isinstance(weights, os.PathLike):
         weights = str(weights)  # torchvision's own ResNet50_Weights.IMAGENET1K_V1 is an enum
-    if not isinstance(weights, str) or weights.startswith(_HUB):
+    if not isinstance(weights, str) or weights.startswith(HUB):
         return None
     for candidate in known:
         for own_name in (candidate.name, "DEFAULT") if candidate.default else (candidate.name,):
@@ -278,34 +285,3 @@ def published_weights(name: str, weights: str | os.PathLike[str] | None) -> Publ
     raise UserError(
         f"{weights!r} is neither a file nor weights of {name}; {suggest(weights, names)}"
     )
-
-
-def _from_hub(repository: str) -> str:
-    """Download the weights in ``OWNER/NAME[@REVISION]`` and return the path."""
-    try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.utils import EntryNotFoundError
-    except ImportError as error:
-        raise UserError(
-            f"{_HUB}{repository} needs the package huggingface_hub, which is not installed; "
-            f"pip install huggingface_hub."
-        ) from error
-    name, _, revision = repository.partition("@")
-    for file in _HUB_FILES:
-        try:
-            return hf_hub_download(name, file, revision=revision or None)
-        except EntryNotFoundError as error:
-            missing = error
-        except Exception as error:  # of the package, or of any that it uses
-            raise UserError(
-                f"{_HUB}{repository} cannot be downloaded ({_reason(error)}); check its name, your "
-                f"network and, for a private one, your login."
-            ) from error
-    raise UserError(
-        f"{_HUB}{repository} has neither {' nor '.join(_HUB_FILES)} ({_reason(missing)}); check "
-        f"your network, or choose a repository with PyTorch weights."
-    ) from missing
-
-
-def _reason(error: BaseException) -> str:
-    return one_sentence(error).rstrip(".")

@@ -1,8 +1,9 @@
-"""Files that are written completely or not at all."""
+"""Files and folders that are written completely or not at all."""
 
 import contextlib
 import io
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,38 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+@contextlib.contextmanager
+def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Opens a folder for writing whose files appear in ``folder`` when the block ends.
+
+    The files go to a temporary folder beside it, which gets the name only when the block ended
+    without an error; after an error it is deleted. If ``folder`` exists, its files of the same
+    names are replaced one after the other, and the others stay.
+
+    Args:
+        folder: the folder above it must exist.
+
+    Yields:
+        The temporary folder; it may have no subfolders.
+
+    Raises:
+        OSError: if a file cannot be written.
+    """
+    folder = Path(os.path.abspath(folder))
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        yield temporary
+        umask = _umask()
+        os.chmod(temporary, 0o777 & ~umask)  # mkdtemp's folders are private
+        if folder.is_dir():
+            for path in sorted(temporary.iterdir()):
+                os.replace(path, folder / path.name)
+        else:
+            os.rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _umask() -> int:

@@ -238,3 +238,45 @@ def builder_arguments(name: str) -> dict[str, Any]:
         64
     """
     return dict(_builder(name).defaults)
+
+
+def builder_call(model: Classifier) -> tuple[str, dict[str, Any]]:
+    """The architecture and the arguments that build a module: the inverse of `create_model`.
+
+    Args:
+        model: the module; its ``input_size`` may be any.
+
+    Returns:
+        The name, and the arguments whose values differ from the builder's defaults.
+
+    Raises:
+        UserError: if no builder builds it, as for a module class of your own.
+
+    Example::
+
+        >>> builder_call(models.resnet18(num_classes=10))
+        ('resnet18', {'num_classes': 10})
+    """
+    calls = []
+    for builder in _BUILDERS.values():
+        if type(model) is not builder.module:
+            continue
+        default = builder()
+
+        def differs(field: str, default: Classifier = default) -> bool:
+            return getattr(model, field) != getattr(default, field)
+
+        if not any(differs(field) for field in builder.fixed if field != "input_size"):
+            arguments = {key: getattr(model, key) for key in builder.defaults if differs(key)}
+            calls.append((builder, arguments))
+    if not calls:
+        raise UserError(
+            f"This {type(model).__name__} is none of the networks that create_model builds; see "
+            f"jaxcnn.models.list_models()."
+        )
+    # A resnet50 of double width is a wide_resnet50_2, and the vgg of the defaults a vgg11.
+    builder, arguments = min(calls, key=lambda call: (len(call[1]), -len(call[0].fixed)))
+    if model.out_indices is not None:
+        del arguments["num_classes"]  # 0
+        arguments |= {"features_only": True, "out_indices": model.out_indices}
+    return builder.name, arguments
