@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import export
 from jax.typing import DTypeLike
 
+from jaxcnn.errors import UserError
 from jaxcnn.io.atomic import atomic_write
 from jaxcnn.models.layers import traced_for
 
@@ -117,6 +118,8 @@ def save_saved_model(folder: str | os.PathLike[str], exported: Exported) -> None
 
     Raises:
         ModuleNotFoundError: without TensorFlow (``pip install 'jaxcnn[train]'``).
+        UserError: if the installed TensorFlow is too old for this JAX. TensorFlow 2.21 is for JAX
+            0.12 and any number of images, not for a fixed number.
 
     Example::
 
@@ -149,6 +152,14 @@ def save_saved_model(folder: str | os.PathLike[str], exported: Exported) -> None
         input_signature=[images],
         autograph=False,
     )
+    try:  # before it is written: TensorFlow may be too old for what JAX lowers it to
+        signature(tf.zeros((exported.batch_size or 1, *exported.image_shape), images.dtype))
+    except tf.errors.InvalidArgumentError as error:
+        raise UserError(
+            f"TensorFlow {tf.__version__} cannot run what JAX {jax.__version__} writes for "
+            f"{exported.batch_size or 'any number of'} images; fix the number (--batch_size=1), or "
+            f"use JAX 0.10."
+        ) from error
     tf.saved_model.save(module, os.fspath(folder), signatures=signature)
 
 
