@@ -21,10 +21,7 @@ _TINY_REGNET = {"depths": (1, 2), "widths": (16, 32), "group_widths": (8, 8), "s
 FAMILIES = {
     "alexnet": (64, {}),
     "alexnet_original": (99, {}),
-    "anynet": (
-        32,
-        {"depths": (1, 2), "widths": (16, 32), "group_widths": (8, 8), "se_ratio": 0.25},
-    ),
+    "anynet": (32, _TINY_REGNET),
     "convnext_tiny": (32, {}),
     "densenet121": (32, {}),
     "efficientnet_b0": (32, {}),

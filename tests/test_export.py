@@ -132,30 +132,44 @@ def with_onnx(wheel, tmp_path_factory):
     return environments.create(tmp_path_factory.mktemp("onnx") / "environment", f"{wheel}[onnx]")
 
 
-@pytest.fixture(scope="module")
-def families(with_onnx, tmp_path_factory):
-    """A folder with a network of each family, exported, and with what the files compute.
+# What a network can have that others have not: depthwise and grouped convolutions, pooling with
+# overhang, concatenations, layer norm; folded batch norms.
+SOME = (
+    *("anynet", "convnext_tiny", "densenet121", "lenet5", "mobilenet_v3_small", "resnet18"),
+    *("squeezenet1_1", "vgg"),
+)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(SOME, marks=pytest.mark.slow, id="some"),
+        pytest.param(tuple(export_families.FAMILIES), marks=pytest.mark.exhaustive, id="all"),
+    ],
+)
+def families(request, with_onnx, tmp_path_factory):
+    """Networks, and a folder with them exported and with what the files compute.
 
     They are loaded by programs of the docs, in environments without jaxcnn.
     """
     folder = tmp_path_factory.mktemp("families")
-    environments.run(with_onnx, export_families.__file__, folder, folder=folder)
+    environments.run(with_onnx, export_families.__file__, folder, *request.param, folder=folder)
     prefix = with_onnx.parent.parent
     for kind, absent in (("stablehlo", ("flax",)), ("onnx", ("flax", "jax"))):
         python = environments.without(folder / kind, "jaxcnn", *absent, prefix=prefix)
         program = loader(f"load_{kind}.py", folder)
         environments.run(python, "-c", RUN_ALL, program, folder, f".{kind}", folder=folder)
-    return folder
+    return request.param, folder
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["stablehlo", "onnx"])
 def test_exported_networks_compute_the_modules_logits(kind, families):
-    names = [*export_families.FAMILIES, *(f"{name}-folded" for name in export_families.FOLDED)]
+    networks, folder = families
+    names = [*networks, *(f"{name}-folded" for name in export_families.FOLDED)]
     errors = {
         name: relative_error(
-            np.load(families / f"{name}.{kind}.npy"),
-            np.load(families / f"{name.removesuffix('-folded')}-logits.npy"),
+            np.load(folder / f"{name}.{kind}.npy"),
+            np.load(folder / f"{name.removesuffix('-folded')}-logits.npy"),
         )
         for name in names
     }

@@ -11,6 +11,7 @@ import pytest
 import torchvision
 from flax import linen as nn
 from flax import traverse_util
+from tiers import tiers
 
 from jaxcnn import convert, models
 from jaxcnn.errors import UserError
@@ -82,8 +83,9 @@ TIMM_FAMILIES = {
 }
 
 
-def slow_unless(fast, names) -> list:
-    return [pytest.param(n, marks=[pytest.mark.slow] * (n not in fast)) for n in names]
+NAMES = models.list_models()
+# Of those whose gradients are computed, too.
+SLOW = ("googlenet", "mobilenet_v3_small", "resnet18", "vgg")
 
 
 def images_of(model, size: int | None = None, count: int = 2) -> jax.ShapeDtypeStruct:
@@ -130,7 +132,9 @@ def tiny_vgg(**kwargs) -> models.VGG:
 # --- the feature maps of every network
 
 
-@pytest.mark.parametrize("name", slow_unless({*SHALLOW, "resnet18"}, models.list_models()))
+@pytest.mark.parametrize(
+    "name", tiers(models.list_models(), fast={*SHALLOW, "resnet18"}, slow=models.list_models())
+)
 def test_maps_have_the_shapes_of_feature_info(name):
     model = models.create_model(name, features_only=True)
     with traced_for("any"):
@@ -166,7 +170,7 @@ def test_feature_info_is_timms(name):
     assert [i.reduction for i in ours] == info.reduction()
 
 
-@pytest.mark.parametrize("name", slow_unless({"lenet5"}, FAMILIES))
+@pytest.mark.parametrize("name", tiers(FAMILIES, fast={"lenet5"}, slow=SLOW))
 def test_maps_are_the_captured_intermediates_and_gradients_reach_every_parameter(name):
     size = FAMILIES[name]
     model = models.create_model(name)
@@ -319,7 +323,7 @@ def test_folded_extractor_computes_the_same_maps():
 # --- the halves of a network
 
 
-@pytest.mark.parametrize("name", slow_unless(SHALLOW, FAMILIES))
+@pytest.mark.parametrize("name", tiers(FAMILIES, fast=SHALLOW, slow=FAMILIES))
 def test_head_of_features_is_the_network(name):
     """The programs are the same, so the results are."""
     model = models.create_model(name)
@@ -339,7 +343,7 @@ def test_head_of_features_is_the_network(name):
     assert str(programs[0]) == str(programs[1])
 
 
-@pytest.mark.parametrize("name", slow_unless(SHALLOW, FAMILIES))
+@pytest.mark.parametrize("name", tiers(FAMILIES, fast=SHALLOW, slow=FAMILIES))
 def test_without_classes_the_output_is_what_the_classifier_gets(name):
     model = models.create_model(name)
     pooled = models.create_model(name, num_classes=0)

@@ -12,6 +12,7 @@ import pytest
 from flax import linen as nn
 from flax import traverse_util
 from photos import jpeg, photo
+from tiers import tiers
 from tiny import TinyNet
 
 from jaxcnn import cli, convert, models
@@ -126,14 +127,12 @@ def test_folded_network_computes_the_same_logits(name):
     assert_folds(models.create_model(name, param_dtype=np.float64).clone(**arguments), size)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", LARGER)
+@pytest.mark.parametrize("name", tiers(LARGER, slow=("densenet121", "regnet_y_400mf", "vgg11_bn")))
 def test_larger_folded_network_computes_the_same_logits(name):
     assert_folds(models.create_model(name, param_dtype=np.float64), 32)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [*LARGER, *OTHERS])
+@pytest.mark.parametrize("name", tiers([*LARGER, *OTHERS], slow=("convnext_tiny", "densenet121")))
 def test_network_folds_to_what_it_initializes(name):
     """All shapes, without values: of every norm but those after a concatenation only a bias."""
     model = models.create_model(name)

@@ -8,12 +8,14 @@ import pytest
 import torchvision
 from flax import nnx
 from smallest import quick_variables, smallest_of_families
+from tiers import tiers
 
 from jaxcnn import convert, models
 from jaxcnn import nnx as jaxcnn_nnx
 from jaxcnn.errors import UserError
 
 QUICK = ("lenet5", "squeezenet1_1")
+SLOW = ("googlenet", "mobilenet_v3_small", "resnet18")
 SGD = optax.sgd(0.01, momentum=0.9)
 
 
@@ -37,13 +39,7 @@ def network_and_batch(name):
     return model, quick_variables(model, images), images, jnp.asarray([0, 3, 4, 1])
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
-        for name in smallest_of_families()
-    ],
-)
+@pytest.mark.parametrize("name", tiers(smallest_of_families(), fast=QUICK, slow=SLOW))
 def test_logits_and_three_training_steps_are_linens(name):
     model, variables, images, labels = network_and_batch(name)
     network = jaxcnn_nnx.from_linen(model, variables, rngs=nnx.Rngs(dropout=0))
