@@ -154,7 +154,14 @@ def documented_files(trained, cache, tmp_path_factory) -> pathlib.Path:
 
 def run_line(line: str, folder: pathlib.Path) -> str:
     """Runs a documented command that may import matplotlib, and returns what it prints."""
-    values = {"NAME": "shufflenet_v2_x0_5", "SRC": "FILE", "DST": "weights.safetensors"}
+    values = {
+        "NAME": "shufflenet_v2_x0_5",
+        "SRC": "FILE",
+        "DST": "weights.safetensors",
+        "onnx": "stablehlo",  # needs no extra; see test_export.py
+        "OWNER/NAME": "OWNER/NAME --out pushed",  # without network; see test_hub.py
+        "resnet50": " ".join(("lenet5:digits", *QUICK[1:])),  # in runs/a, where it is trained
+    }
     result = run_documented(line, values, folder, {}, heavy=("tensorflow", "torch"))
     assert (result.returncode, result.stderr) == (0, "")
     return result.stdout

@@ -181,12 +181,12 @@ def _of_saved(weights: str, name: str | None) -> Network | None:
         return None
     if (Path(source) / CLASSES).is_file():
         raise UserError(f"--weights={weights} is the folder of a run; use --workdir {weights}.")
-    config = read_config(source, foreign_ok=name is not None)
-    if config is None:
+    saved = read_config(source, foreign_ok=name is not None)
+    if saved is None:
         return None
-    if name not in (None, config.architecture):
+    if name not in (None, saved.architecture):
         raise UserError(
-            f"{weights} has weights of {config.architecture}, not of {name}; leave out --model."
+            f"{weights} has weights of {saved.architecture}, not of {name}; leave out --model."
         )
     from jaxcnn.data.pipeline import EvalPreprocess
 
@@ -194,11 +194,11 @@ def _of_saved(weights: str, name: str | None) -> Network | None:
     if not model.num_classes:
         raise UserError(f"{weights} has no classifier, which commands need; use it from Python.")
     channels = _input_channels(model, variables)
-    if config.preprocessing is None:
-        preprocess, mean, std = _usual_preprocessing(config.architecture, None, channels)
+    if saved.preprocessing is None:
+        preprocess, mean, std = _usual_preprocessing(saved.architecture, None, channels)
         mean, std = _per_channel(mean, channels), _per_channel(std, channels)
     else:
-        how = dict(config.preprocessing)
+        how = dict(saved.preprocessing)
         mean, std, size = how["mean"], how["std"], how["resize_size"]
         preprocess = EvalPreprocess(
             image_size=how["crop_size"],
@@ -210,14 +210,14 @@ def _of_saved(weights: str, name: str | None) -> Network | None:
             crops=how["crops"],
         )
     return Network(
-        config.architecture,
+        saved.architecture,
         model,
         variables,
         preprocess,
         mean,
         std,
         channels,
-        _class_names(config.classes, model.num_classes),
+        _class_names(saved.classes, model.num_classes),
     )
 
 

@@ -136,16 +136,16 @@ def save_pretrained(
     """
     folder = Path(folder)
     tensors = to_torch(variables)
-    config = describe(model, variables, classes=classes, preprocessing=preprocessing)
+    saved = describe(model, variables, classes=classes, preprocessing=preprocessing)
     from_torch(tensors, model)  # checks names and shapes
-    content = dataclasses.asdict(config)
+    content = dataclasses.asdict(saved)
     mean_image = None
-    if config.preprocessing is not None and isinstance(config.preprocessing["mean"], np.ndarray):
-        mean_image = config.preprocessing["mean"]
-        content["preprocessing"] = {**config.preprocessing, "mean": MEAN_IMAGE}
+    if saved.preprocessing is not None and isinstance(saved.preprocessing["mean"], np.ndarray):
+        mean_image = saved.preprocessing["mean"]
+        content["preprocessing"] = {**saved.preprocessing, "mean": MEAN_IMAGE}
     content = {key: value for key, value in content.items() if value is not None}
     if card is None:
-        card = model_card(config, os.path.basename(os.path.abspath(folder)))
+        card = model_card(saved, os.path.basename(os.path.abspath(folder)))
     with atomic_folder(folder) as new:
         write_safetensors(new / WEIGHTS, tensors)
         (new / CONFIG).write_text(json.dumps(content, indent=2) + "\n")
@@ -304,12 +304,12 @@ def _checked(content: Any, where: str) -> PretrainedConfig:
         require(isinstance(preprocessing, dict), "preprocessing", "a dict")
         content["preprocessing"] = _checked_preprocessing(preprocessing, where)
     fields = {field.name for field in dataclasses.fields(PretrainedConfig)}
-    config = PretrainedConfig(**{key: content[key] for key in content.keys() & fields})
+    saved = PretrainedConfig(**{key: content[key] for key in content.keys() & fields})
     try:
-        config.make_model()
+        saved.make_model()
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
-    return config
+    return saved
 
 
 def _checked_preprocessing(given: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -425,26 +425,25 @@ def progress_bars_in_terminals() -> Iterator[None]:
         utils.enable_progress_bars()
 
 
-def model_card(config: PretrainedConfig, source: str, about: str = "") -> str:
+def model_card(saved: PretrainedConfig, source: str, about: str = "") -> str:
     """Write a model card in Markdown.
 
     Args:
-        config: of the network.
+        saved: the config of the network.
         source: where it is: a folder, or ``hf-hub:OWNER/NAME``.
         about: what is told of the network before how to load it, in Markdown; its headings begin
             with ``##``.
     """
     title = os.path.basename(os.path.normpath(source.removeprefix(HUB)))
-    info = model_info(config.architecture)
+    info = model_info(saved.architecture)
     parts = [
         "---\nlibrary_name: jaxcnn\npipeline_tag: image-classification\ntags:\n"
         "- image-classification\n- jax\n- flax\n- pytorch\n---",
         f"# {title}",
-        f"{_code(config.architecture)} ({info.paper}) {_output(config)}"
-        f"{_list_of_arguments(config)}.",
+        f"{_code(saved.architecture)} ({info.paper}) {_output(saved)}{_list_of_arguments(saved)}.",
         *([about.strip()] if about.strip() else []),
-        *_input_section(config),
-        _loading_section(config, source),
+        *_input_section(saved),
+        _loading_section(saved, source),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -453,22 +452,22 @@ def _code(text: str) -> str:
     return f"`{text}`"
 
 
-def _output(config: PretrainedConfig) -> str:
-    if config.num_classes:
-        return f"with {config.num_classes:,} classes"
+def _output(saved: PretrainedConfig) -> str:
+    if saved.num_classes:
+        return f"with {saved.num_classes:,} classes"
     return "without its classifier"
 
 
-def _list_of_arguments(config: PretrainedConfig) -> str:
-    arguments = [_code(f"{key}={value!r}") for key, value in config.arguments.items()]
+def _list_of_arguments(saved: PretrainedConfig) -> str:
+    arguments = [_code(f"{key}={value!r}") for key, value in saved.arguments.items()]
     return f", {', '.join(arguments)}" if arguments else ""
 
 
-def _input_section(config: PretrainedConfig) -> list[str]:
+def _input_section(saved: PretrainedConfig) -> list[str]:
     """What the network expects of an image."""
-    if config.preprocessing is None:
+    if saved.preprocessing is None:
         return []
-    how = config.preprocessing
+    how = saved.preprocessing
     size = how["crop_size"]
     if how["resize_size"] is None:
         fit = "padded to a square and resized" if how["fit"] == "pad" else "resized"
@@ -483,21 +482,21 @@ def _input_section(config: PretrainedConfig) -> list[str]:
     subtracted = f"the image in {_code(MEAN_IMAGE)}" if isinstance(mean, np.ndarray) else mean
     return [
         "## Input",
-        f"An image of {config.channels} channel{'s' if config.channels != 1 else ''}. {resize} "
+        f"An image of {saved.channels} channel{'s' if saved.channels != 1 else ''}. {resize} "
         f"({how['interpolation']}, antialiased); its values, divided by 255, are normalized with "
         f"mean {subtracted} and standard deviation {how['std']}.",
     ]
 
 
-def _loading_section(config: PretrainedConfig, source: str) -> str:
+def _loading_section(saved: PretrainedConfig, source: str) -> str:
     """How to load the network here, in torchvision and in timm, as far as they have it."""
-    size, channels = config.input_size, config.channels
-    if config.preprocessing is not None:
-        size = config.preprocessing["crop_size"]
+    size, channels = saved.input_size, saved.channels
+    if saved.preprocessing is not None:
+        size = saved.preprocessing["crop_size"]
     shape = f"[N, {size}, {size}, {channels}]"
-    if config.num_classes:
-        outputs = ("logits", f"{shape} -> [N, {config.num_classes}]")
-    elif config.num_classes == 0:
+    if saved.num_classes:
+        outputs = ("logits", f"{shape} -> [N, {saved.num_classes}]")
+    elif saved.num_classes == 0:
         outputs = ("features", f"{shape} -> [N, features]")
     else:
         outputs = ("maps", f"{shape} -> a list of feature maps")
@@ -511,9 +510,9 @@ def _loading_section(config: PretrainedConfig, source: str) -> str:
             f"model, variables = convert.load_pretrained({_quoted(source)})",
             f"{outputs[0]} = model.apply(variables, images)  # {outputs[1]}",
         ),
-        *([predict] if config.num_classes else []),
+        *([predict] if saved.num_classes else []),
     ]
-    if not config.num_classes:  # which neither torchvision nor timm loads
+    if not saved.num_classes:  # which neither torchvision nor timm loads
         return "\n\n".join(sections)
     if _is_repository(source):
         repository = _quoted(source.removeprefix(HUB))
@@ -522,21 +521,21 @@ def _loading_section(config: PretrainedConfig, source: str) -> str:
     else:
         file, path = [], _quoted(os.path.join(source, WEIGHTS))
     imports = [*file, "from safetensors.torch import load_file", ""]
-    arguments = {"num_classes": config.num_classes} | {
-        key: value for key, value in config.arguments.items() if key not in _COMPUTATION
+    arguments = {"num_classes": saved.num_classes} | {
+        key: value for key, value in saved.arguments.items() if key not in _COMPUTATION
     }
     load = f"model.load_state_dict(load_file({path}))"
     elsewhere = []
-    in_torchvision = any(config.architecture == weights.model for weights in PUBLISHED)
+    in_torchvision = any(saved.architecture == weights.model for weights in PUBLISHED)
     if in_torchvision and channels == 3 and "norm_layer" not in arguments:
         call = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-        call = f"torchvision.models.{config.architecture}({call})"
+        call = f"torchvision.models.{saved.architecture}({call})"
         code = _python("import torchvision", *imports, f"model = {call}", load)
         elsewhere += ["With torchvision:", code]
-    if model_info(config.architecture).family == "resnet" and arguments.keys() == {"num_classes"}:
+    if model_info(saved.architecture).family == "resnet" and arguments.keys() == {"num_classes"}:
         chans = "" if channels == 3 else f", in_chans={channels}"
-        call = f"timm.create_model({_quoted(config.architecture)}, "
-        call += f"num_classes={config.num_classes}{chans})"
+        call = f"timm.create_model({_quoted(saved.architecture)}, "
+        call += f"num_classes={saved.num_classes}{chans})"
         elsewhere += ["With timm:", _python("import timm", *imports, f"model = {call}", load)]
     if not elsewhere:
         elsewhere = [

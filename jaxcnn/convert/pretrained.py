@@ -124,8 +124,8 @@ def load_pretrained(
     name = os.fspath(name)
     # The model is made before the download: it may refuse an argument.
     if weights == "DEFAULT" and name not in list_models() and is_saved(name):
-        config, weights = read_config(name), name
-        name, model = config.architecture, config.make_model(**arguments)
+        saved, weights = read_config(name), name
+        name, model = saved.architecture, saved.make_model(**arguments)
     elif os.sep in name:
         raise UserError(f"There is no folder {name}; give one that save_pretrained wrote.")
     else:
