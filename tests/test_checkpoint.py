@@ -20,6 +20,8 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from smallest import smallest_of_families
+from tiers import tiers
 from torchvision_modules import module_without_values
 
 from jaxcnn import convert, models
@@ -142,10 +144,7 @@ def test_files_load_without_torch(writer, tmp_path):
 @pytest.mark.filterwarnings("ignore:Python 3.14 will.*filter extracted tar:DeprecationWarning")
 @pytest.mark.parametrize(
     "name",
-    [
-        n if n in ("resnet18", "squeezenet1_1") else pytest.param(n, marks=pytest.mark.slow)
-        for n in TORCHVISION
-    ],
+    tiers(TORCHVISION, fast=("resnet18", "squeezenet1_1"), slow=smallest_of_families()),
 )
 def test_every_architecture_round_trips_in_every_format(name, tmp_path):
     module = module_without_values(name)

@@ -132,9 +132,7 @@ def tiny_vgg(**kwargs) -> models.VGG:
 # --- the feature maps of every network
 
 
-@pytest.mark.parametrize(
-    "name", tiers(models.list_models(), fast={*SHALLOW, "resnet18"}, slow=models.list_models())
-)
+@pytest.mark.parametrize("name", tiers(NAMES, fast={*SHALLOW, "resnet18"}, slow=FAMILIES))
 def test_maps_have_the_shapes_of_feature_info(name):
     model = models.create_model(name, features_only=True)
     with traced_for("any"):
@@ -154,8 +152,7 @@ def in_timm(name: str) -> str | None:
     return TIMM.get(name, name) if known else None
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in models.list_models() if in_timm(name)])
+@pytest.mark.parametrize("name", tiers(filter(in_timm, NAMES), slow=FAMILIES))
 def test_feature_info_is_timms(name):
     import timm
     import torch

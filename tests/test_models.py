@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torchvision
 from flax import traverse_util
+from tiers import tiers
 
 from jaxcnn import models
 from jaxcnn.convert.state_dict import expected_torch_shapes
@@ -141,7 +142,7 @@ def test_a_builders_docstring_describes_the_network():
     assert "11,689,512 parameters" in models.resnet18.__doc__
 
 
-@pytest.mark.parametrize("name", smallest_of_each_family_fast())
+@pytest.mark.parametrize("name", tiers(models.list_models(), fast=SMALLEST_OF_EACH_FAMILY))
 def test_channels_come_from_the_images_and_classes_from_num_classes(name):
     params = shapes(name, channels=5, num_classes=7)["params"]
     flat = traverse_util.flatten_dict(params, sep=".")

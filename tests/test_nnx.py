@@ -14,7 +14,7 @@ from jaxcnn import convert, models
 from jaxcnn import nnx as jaxcnn_nnx
 from jaxcnn.errors import UserError
 
-QUICK = ("lenet5", "squeezenet1_1")
+QUICK = ("lenet5",)
 SLOW = ("googlenet", "mobilenet_v3_small", "resnet18")
 SGD = optax.sgd(0.01, momentum=0.9)
 
@@ -108,6 +108,7 @@ def test_torchvisions_weights_load(tmp_path):
         np.testing.assert_array_equal(value, state[name])
 
 
+@pytest.mark.slow
 def test_batch_statistics_change_in_training_only():
     model, variables, images, _ = network_and_batch("shufflenet_v2_x0_5")
     network = jaxcnn_nnx.from_linen(model, variables)

@@ -124,6 +124,7 @@ def train_lines(workdir) -> list[dict]:
     return [line for line in lines if line["split"] == "train"]
 
 
+@pytest.mark.slow
 def test_run_stops_at_a_loss_that_is_nan_and_resumes_with_skipping(run, tmp_path):
     with pytest.raises(UserError) as error:
         train_and_evaluate(run([13, 17]), tmp_path)

@@ -118,6 +118,7 @@ def test_second_start_finds_what_the_first_compiled(tmp_path):
     assert hits_cache(tmp_path)
 
 
+@pytest.mark.slow
 def test_compilation_cache_can_be_off_or_elsewhere_or_unwritable(tmp_path):
     hits_cache(tmp_path / "a", JAX_ENABLE_COMPILATION_CACHE="false")
     hits_cache(tmp_path / "a", JAX_COMPILATION_CACHE_DIR=str(tmp_path / "b"))

@@ -54,6 +54,7 @@ def raising(number: int, function):
     return call
 
 
+@pytest.mark.slow
 def test_signal_during_an_evaluation_stops_it_with_the_state_saved(data_dir, tmp_path, monkeypatch):
     number = signal.SIGUSR1
     run = small_run(data_dir, eval__batch_size=4, checkpoint__every_epochs=2)
@@ -102,6 +103,7 @@ runpy.run_path("train.py", run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_second_ctrl_c_during_a_save_leaves_the_last_checkpoint(data_dir, tmp_path):
     workdir, saving = tmp_path / "run", tmp_path / "saving"
     flags = (*QUICK, "--config.num_epochs=50", f"--data_dir={data_dir}", f"--workdir={workdir}")
@@ -119,6 +121,7 @@ def test_second_ctrl_c_during_a_save_leaves_the_last_checkpoint(data_dir, tmp_pa
     assert [path.name for path in (checkpoints / UNFINISHED).iterdir()] == ["44"]
 
 
+@pytest.mark.slow
 def test_sigterm_during_the_compilation_ends_the_process_at_once(data_dir, tmp_path):
     # Whose parts are compiled one by one.
     flags = (*QUICK, "--config.accumulate_steps=64", "--nocompilation_cache")
@@ -176,6 +179,7 @@ except Stopped as stopped:
 """
 
 
+@pytest.mark.slow
 def test_notice_of_jaxs_preemption_service_stops_the_run(data_dir, tmp_path):
     process = start_driver(PREEMPTED, f"localhost:{free_port()}", data_dir, tmp_path)
     stdout, stderr = process.communicate(timeout=120)

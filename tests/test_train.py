@@ -107,6 +107,7 @@ def test_finished_run_is_left_unchanged(train, trained):
     assert (trained / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.slow
 def test_pictures_that_cannot_be_written_do_not_fail_a_run(train, trained, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
     (tmp_path / "run" / "curves.png").unlink()
@@ -232,6 +233,7 @@ def flip_a_bit(workdir: pathlib.Path, step: int) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_damaged_checkpoint_is_set_aside_and_the_run_ends_as_it_did(train, trained, tmp_path):
     workdir = shutil.copytree(trained, tmp_path / "run")
     flip_a_bit(workdir, 44)
@@ -249,6 +251,7 @@ def test_damaged_checkpoint_is_set_aside_and_the_run_ends_as_it_did(train, train
     assert folders == {"22", "44", "44.damaged"}
 
 
+@pytest.mark.slow
 def test_run_on_a_disk_that_fills_up_ends_with_a_sentence_and_goes_on_later(train, tmp_path):
     # Of the checkpoints alone: otherwise writing metrics may be what fails.
     checkpoints = tmp_path / "run" / "checkpoints"
@@ -325,6 +328,7 @@ def test_killed_run_resumes_from_its_last_checkpoint(train, data_dir, tmp_path):
     assert kept[0] == kept[1]
 
 
+@pytest.mark.slow
 def test_sigterm_saves_the_state_and_exits_with_143(train, data_dir, tmp_path):
     flags = EVERYTHING_THAT_IS_RESUMED
     process = start_train(*flags, f"--workdir={tmp_path / 'a'}", data_dir=data_dir)
@@ -588,6 +592,7 @@ EVERYTHING = (
 )
 
 
+@pytest.mark.slow
 def test_folder_of_images_with_every_augmentation(train, folder, tmp_path):
     workdir = tmp_path / "run"
     result = train(
@@ -609,6 +614,7 @@ def test_folder_of_images_with_every_augmentation(train, folder, tmp_path):
     assert mean_image.shape == (32, 32, 3) and 0.3 < mean_image.mean() < 0.7
 
 
+@pytest.mark.slow
 def test_too_many_bad_images_stop_the_run(train, folder, tmp_path):
     result = train(
         "--config=configs/resnet18.py",
@@ -806,6 +812,7 @@ def test_workdir_with_a_damaged_config_json_is_refused(train, tmp_path):
     check_refusal(train(*QUICK, f"--workdir={tmp_path}"), "config.json is not a config")
 
 
+@pytest.mark.slow
 def test_diverging_loss_stops_the_run(train, tmp_path):
     result = train(*QUICK, "--config.learning_rate=1e6", f"--workdir={tmp_path}")
     check_refusal(result, "Lower config.learning_rate")
@@ -831,6 +838,7 @@ def test_command_line_can_choose_another_model(train, tmp_path):
     assert "61,706 parameters" in result.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_run_starts_from_the_weights_of_another(train, trained, tmp_path):
     weights = final_params(trained)
     convert.save(tmp_path / "weights.safetensors", {"params": weights["params"]})

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from processes import ROOT, documented_commands, run_documented
 from smallest import quick_variables, smallest_of_families
+from tiers import tiers
 
 from jaxcnn import cli, convert, models, visualize
 from jaxcnn.data.source import open_source
@@ -24,6 +25,8 @@ from jaxcnn.visualize.images import figure_png
 from jaxcnn.visualize.layers import default_map, layer_shapes, receptive_boxes
 from jaxcnn.visualize.rules import DECONVNET, GUIDED, with_rules
 
+# Of the families that are looked into: with branches, gates, shortcuts and concatenations.
+SLOW = ("convnext_tiny", "densenet121", "googlenet", "mobilenet_v3_small", "resnet18", "zfnet")
 RECTIFIERS = [jax.nn.relu, jax.nn.relu6, jax.nn.silu, jax.nn.hard_swish]
 
 
@@ -228,8 +231,7 @@ def test_biases_need_a_chain_of_convolutions(name):
         visualize.deconvnet(model, {}, images, default_map(model, images.shape), 0, biases=True)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", smallest_of_families())
+@pytest.mark.parametrize("name", tiers(smallest_of_families(), slow=SLOW))
 def test_every_family_has_a_deconvnet_and_grad_cam(name):
     model = models.create_model(name, num_classes=5)
     size = max(64, models.classifier.smallest_image_size(model, train=False))

@@ -18,6 +18,7 @@ import torch
 import torchvision
 from compare import as_tuple, images, nhwc
 from families import FAMILIES
+from tiers import tiers
 from torch import nn
 from torchvision.models import efficientnet as tv_efficientnet
 from torchvision.models import mobilenetv3 as tv_mobilenet_v3
@@ -255,8 +256,9 @@ def our_gradients(
     return float(metrics["loss"]), convert.to_torch({"params": state.opt_state.trace})
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", tiers(CASES, slow=("resnet", "resnext", "alexnet", "mobilenet_v2"))
+)
 def test_gradients_of_a_step_at_full_size_equal_torchs(case):
     build, shape = CASES[case]
     family = FAMILIES.get(case, FAMILIES["resnet"])

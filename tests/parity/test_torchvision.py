@@ -10,6 +10,7 @@ import torchvision
 from compare import images, logits_errors, pair
 from families import FAMILIES
 from steps import worst_step_error
+from tiers import tiers
 from torchvision_modules import module_without_values
 
 from jaxcnn import models
@@ -58,8 +59,7 @@ def test_logits_equal_torchvisions(name, table):
         assert error <= LOGITS, f"train={train}"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", tiers(NAMES, slow=FAST))
 def test_logits_equal_torchvisions_at_the_default_size(name, table):
     size = models.model_info(name).input_size
     (error,) = logits_errors(name, images(1, 3, size, size), modes=(False,)).values()

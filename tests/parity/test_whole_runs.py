@@ -15,6 +15,7 @@ import pytest
 import torch
 from flax import linen as nn
 from reference_recipes import ExponentialMovingAverage, set_weight_decay
+from tiers import tiers
 from torch.optim import lr_scheduler
 from torch_lenet import TorchLeNet5
 from torchvision.models.resnet import BasicBlock as TorchBasicBlock
@@ -195,7 +196,7 @@ def lines(workdir: pathlib.Path, split: str, *names: str) -> list[list[float]]:
 
 
 @pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step:UserWarning")  # torch's
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", tiers(CASES, fast=("lenet5",), slow=CASES))
 def test_losses_of_two_epochs_equal_pytorchs(name, data_dir, tmp_path, monkeypatch):
     model, make_module = CASES[name]
     monkeypatch.setattr(building, "make_model", lambda config, num_classes: model)
