@@ -126,17 +126,17 @@ def start(
         flags += [f"--coordinator_address=localhost:{port}", "--num_processes=2"]
         flags += [f"--process_id={number}"]
     devices = 1 if number is None else 2
-    log = open(f"{workdir}.{number or 0}.log", "a+")  # noqa: SIM115  closed with the process
-    return subprocess.Popen(
-        [sys.executable, ROOT / "train.py", *flags],
-        stdout=log,
-        stderr=log,
-        text=True,
-        cwd=ROOT,
-        env=os.environ
-        | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-        | {"JAX_PLATFORMS": "cpu"},
-    )
+    with open(f"{workdir}.{number or 0}.log", "a") as log:  # the process has its own descriptor
+        return subprocess.Popen(
+            [sys.executable, ROOT / "train.py", *flags],
+            stdout=log,
+            stderr=log,
+            text=True,
+            cwd=ROOT,
+            env=os.environ
+            | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+            | {"JAX_PLATFORMS": "cpu"},
+        )
 
 
 def said(workdir: Path, number: int = 0) -> str:
@@ -230,7 +230,7 @@ def arrays(workdir: Path) -> dict[str, dict]:
 
 def metrics(workdir: Path) -> list[dict]:
     """The lines of metrics.jsonl without what a clock measured."""
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in CLOCKS} for line in lines]
 
 

@@ -15,7 +15,7 @@ from jaxcnn import nnx as jaxcnn_nnx
 from jaxcnn.errors import UserError
 
 QUICK = ("lenet5",)
-SLOW = ("googlenet", "mobilenet_v3_small", "resnet18")
+SLOW = ("resnet18",)
 SGD = optax.sgd(0.01, momentum=0.9)
 
 
