@@ -5,9 +5,6 @@ import dataclasses
 import hashlib
 import json
 import re
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
@@ -255,16 +252,3 @@ _ROUTES = (
     ("PUT", "/lfs/(.+)", _Handler.lfs_upload),
     ("GET", f"/{_NAME}/resolve/([^/]+)/(.+)", _Handler.resolve),
 )
-
-
-@contextmanager
-def serving_hub() -> Iterator[HubServer]:
-    """A server while it is needed."""
-    with HubServer() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()

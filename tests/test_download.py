@@ -17,7 +17,7 @@ import threading
 import time
 
 import pytest
-from file_server import Answer, serving
+from file_server import Answer, FileServer, served
 
 from jaxcnn.convert import CheckpointError
 from jaxcnn.errors import UserError
@@ -32,7 +32,7 @@ OTHER = random.Random(1).randbytes(300_000)
 def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(download, "_PAUSES", (0.0, 0.0, 0.0))
-    with serving() as server:
+    with served(FileServer()) as server:
         yield server
 
 

@@ -18,6 +18,7 @@ from jaxcnn import cli, convert, models
 from jaxcnn.convert.export import Exported, save_stablehlo
 from jaxcnn.models import layers
 from jaxcnn.models.classifier import Classifier
+from jaxcnn.testing import relative_error
 
 LOGITS = 1e-5
 
@@ -44,10 +45,6 @@ def loader(name: str, folder: pathlib.Path) -> pathlib.Path:
     assert program.count("\n") <= 25
     (folder / name).write_text(program)
     return folder / name
-
-
-def relative_error(a, b) -> float:
-    return float(np.abs(np.asarray(a) - np.asarray(b)).max() / np.abs(np.asarray(b)).max())
 
 
 def save_lenet(folder: pathlib.Path) -> tuple[Classifier, dict]:

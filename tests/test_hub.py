@@ -14,7 +14,8 @@ import jax
 import numpy as np
 import pytest
 import torch
-from hub_server import TOKEN, HubServer, serving_hub
+from file_server import served
+from hub_server import TOKEN, HubServer
 from huggingface_hub import constants
 from photos import jpeg, photo
 from processes import documented_commands, run_documented
@@ -88,7 +89,7 @@ def workdir(tmp_path_factory) -> pathlib.Path:
 def hub(tmp_path_factory) -> Iterator[HubServer]:
     """The server, for huggingface_hub in this process and in those that it starts."""
     home = tmp_path_factory.mktemp("hf")
-    with serving_hub() as server, pytest.MonkeyPatch.context() as patch:
+    with served(HubServer()) as server, pytest.MonkeyPatch.context() as patch:
         settings = {
             "HF_ENDPOINT": server.url,
             "HF_HOME": str(home),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torchvision
 from flax import traverse_util
+from smallest import smallest_of_families
 from tiers import tiers
 
 from jaxcnn import models
@@ -92,25 +93,14 @@ def test_a_builder_wins_over_the_module_of_its_name(name):
     assert getattr(models, name).info.name == name
 
 
-SMALLEST_OF_EACH_FAMILY = {
-    min(models.list_models(family), key=lambda name: models.model_info(name).parameters)
-    for family in {models.model_info(name).family for name in models.list_models()}
-}
-
-
-def smallest_of_each_family_fast() -> list:
-    """All models; those that are not the smallest of their family are marked slow."""
-    return [
-        pytest.param(name, marks=[pytest.mark.slow] * (name not in SMALLEST_OF_EACH_FAMILY))
-        for name in models.list_models()
-    ]
+NAMES = models.list_models()
 
 
 def channels_of(name: str) -> int:
     return 1 if name == "lenet5" else 3  # as published
 
 
-@pytest.mark.parametrize("name", smallest_of_each_family_fast())
+@pytest.mark.parametrize("name", tiers(NAMES, fast=smallest_of_families(), slow=NAMES))
 def test_model_info_has_the_parameters_and_multiply_adds_of_the_network(name):
     info = models.model_info(name)
     table = models.summary(name, channels=channels_of(name), depth=1)
@@ -142,7 +132,7 @@ def test_a_builders_docstring_describes_the_network():
     assert "11,689,512 parameters" in models.resnet18.__doc__
 
 
-@pytest.mark.parametrize("name", tiers(models.list_models(), fast=SMALLEST_OF_EACH_FAMILY))
+@pytest.mark.parametrize("name", tiers(NAMES, fast=smallest_of_families()))
 def test_channels_come_from_the_images_and_classes_from_num_classes(name):
     params = shapes(name, channels=5, num_classes=7)["params"]
     flat = traverse_util.flatten_dict(params, sep=".")
@@ -151,19 +141,14 @@ def test_channels_come_from_the_images_and_classes_from_num_classes(name):
     assert [leaf.shape for path, leaf in flat.items() if leaf.shape == (7,)]
 
 
-def shallow_fast(names) -> list:
-    """Names; those of deep networks are marked slow."""
-    return [pytest.param(n, marks=[pytest.mark.slow] * (n not in SHALLOW)) for n in names]
-
-
-@pytest.mark.parametrize("name", shallow_fast(SMALLEST))
+@pytest.mark.parametrize("name", tiers(SMALLEST, fast=SHALLOW, slow=SMALLEST))
 def test_smallest_image_size(name):
     model = models.create_model(name, num_classes=5)
     sizes = tuple(smallest_image_size(model, train=train) for train in (True, False))
     assert sizes == SMALLEST[name]
 
 
-@pytest.mark.parametrize("name", shallow_fast(SMALLEST))
+@pytest.mark.parametrize("name", tiers(SMALLEST, fast=SHALLOW, slow=SMALLEST))
 def test_check_image_size_accepts_the_smallest_images_and_none_smaller(name):
     model = models.create_model(name, num_classes=5)
     for train, size in zip((True, False), SMALLEST[name], strict=True):
@@ -199,7 +184,7 @@ LIMITED = [
 ]
 
 
-@pytest.mark.parametrize("name", shallow_fast(LIMITED))
+@pytest.mark.parametrize("name", tiers(LIMITED, fast=SHALLOW, slow=LIMITED))
 def test_images_too_small_are_refused_with_the_smallest_size_that_works(name):
     smallest = SMALLEST[name][1]
     model = models.create_model(name, num_classes=5)
@@ -373,7 +358,7 @@ def test_feature_maps_can_be_captured_by_name():
     assert maps["layer4"]["__call__"][0].shape == (1, 2, 2, 512)
 
 
-@pytest.mark.parametrize("name", sorted(SMALLEST_OF_EACH_FAMILY))  # it is declared by the class
+@pytest.mark.parametrize("name", smallest_of_families())  # it is declared by the class
 def test_declared_classifier_layers_are_those_that_depend_on_num_classes(name):
     def kernels(num_classes: int) -> dict[str, tuple[int, ...]]:
         shapes = expected_torch_shapes(models.create_model(name, num_classes=num_classes))

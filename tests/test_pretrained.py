@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from file_server import serving
+from file_server import FileServer, served
 
 from jaxcnn import convert, models
 from jaxcnn.convert import load_pretrained, pretrained, pretrained_weights
@@ -42,7 +42,7 @@ def path(resnet, tmp_path_factory):
 def server(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("JAXCNN_CACHE", str(tmp_path / "cache"))
-    with serving() as server:
+    with served(FileServer()) as server:
         monkeypatch.setattr(PublishedWeights, "url", property(lambda w: server.url(w.file)))
         yield server
 

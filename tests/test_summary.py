@@ -13,7 +13,7 @@ import torchvision
 from flax import linen as nn
 from processes import ROOT
 from receptive_field import measured_pixels
-from test_models import SMALLEST_OF_EACH_FAMILY
+from smallest import smallest_of_families
 
 from jaxcnn import cli, models
 from jaxcnn.errors import UserError
@@ -117,7 +117,7 @@ def test_receptive_fields_are_where_the_gradient_is_not_zero(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(SMALLEST_OF_EACH_FAMILY))
+@pytest.mark.parametrize("name", smallest_of_families())
 def test_receptive_fields_of_each_family_are_where_the_gradient_is_not_zero(name):
     size, *images = SIZES.get(name, (96,))
     assert_measured(models.create_model(name, num_classes=3), (size, size), 12, *images)

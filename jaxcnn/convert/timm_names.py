@@ -133,22 +133,21 @@ def _places(names: Iterable[str]) -> dict[str, _Place]:
 def _inverted_residuals(
     values: Mapping[str, np.ndarray],
     within_block: Callable[[_Place], str],
-    head: Callable[[int, int], Mapping[str, str]],
+    head: Callable[[_Place], Mapping[str, str]],
 ) -> Renamer:
     """Rename a network of blocks.
 
     Args:
         values: its state dict.
         within_block: torchvision's path of what is at a place.
-        head: from the numbers of stages and of blocks, torchvision's paths of what follows them.
+        head: from a place in the last block, torchvision's paths of what follows the blocks.
     """
     places = _places(values)
-    last = max(places.values())
     layers = {
         "conv_stem": "features.0.0",
         "bn1": "features.0.1",
         **{path: within_block(place) for path, place in places.items()},
-        **head(last.stage + 1, last.number + 1),
+        **head(max(places.values())),
     }
 
     def rename(name: str) -> str:
@@ -158,15 +157,17 @@ def _inverted_residuals(
     return rename
 
 
+def _head(number: int) -> Mapping[str, str]:
+    """Of a network whose last convolution is the child ``features.NUMBER``."""
+    last = f"features.{number}"
+    return {"conv_head": f"{last}.0", "bn2": f"{last}.1", "classifier": "classifier.1"}
+
+
 def _efficientnet(values: Mapping[str, np.ndarray]) -> Renamer:
     def within_block(place: _Place) -> str:
         return f"features.{place.stage + 1}.{place.index}.block.{place.layer}.{place.part}"
 
-    def head(stages: int, blocks: int) -> Mapping[str, str]:
-        last = f"features.{stages + 1}"
-        return {"conv_head": f"{last}.0", "bn2": f"{last}.1", "classifier": "classifier.1"}
-
-    return _inverted_residuals(values, within_block, head)
+    return _inverted_residuals(values, within_block, lambda last: _head(last.stage + 2))
 
 
 def _mobilenet_v2(values: Mapping[str, np.ndarray]) -> Renamer:
@@ -176,11 +177,7 @@ def _mobilenet_v2(values: Mapping[str, np.ndarray]) -> Renamer:
             return f"{block}.{place.layer + int(place.part)}"
         return f"{block}.{place.layer}.{place.part}"
 
-    def head(stages: int, blocks: int) -> Mapping[str, str]:
-        last = f"features.{blocks + 1}"
-        return {"conv_head": f"{last}.0", "bn2": f"{last}.1", "classifier": "classifier.1"}
-
-    return _inverted_residuals(values, within_block, head)
+    return _inverted_residuals(values, within_block, lambda last: _head(last.number + 2))
 
 
 def _mobilenet_v3(values: Mapping[str, np.ndarray]) -> Renamer:
@@ -190,10 +187,8 @@ def _mobilenet_v3(values: Mapping[str, np.ndarray]) -> Renamer:
             return f"{block}.{place.part}"
         return f"{block}.block.{place.layer}.{place.part}"
 
-    def head(stages: int, blocks: int) -> Mapping[str, str]:
-        return {"conv_head": "classifier.0", "classifier": "classifier.3"}
-
-    return _inverted_residuals(values, within_block, head)
+    head = {"conv_head": "classifier.0", "classifier": "classifier.3"}
+    return _inverted_residuals(values, within_block, lambda last: head)
 
 
 # --- the others

@@ -1,6 +1,5 @@
 """Where two networks first differ: every layer's output in PyTorch and in Flax, side by side."""
 
-import copy
 import dataclasses
 import os.path
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ from flax import traverse_util
 from jaxcnn.convert.state_dict import from_torch_unchecked
 from jaxcnn.testing.arrays import LOGITS, channels_first, relative_error
 from jaxcnn.testing.compiling import jit
-from jaxcnn.testing.randomize import randomize, use_exact_hardsigmoid
+from jaxcnn.testing.randomize import reference_copy
 
 __all__ = ["Comparison", "LayerRow", "compare"]
 
@@ -179,10 +178,7 @@ def compare(
     """
     if variables is not None and seed is not None:
         raise ValueError("variables belong to the PyTorch module's own values; use seed=None")
-    reference = copy.deepcopy(torch_module).double().train(train)
-    use_exact_hardsigmoid(reference)
-    if seed is not None:
-        randomize(reference, seed)
+    reference = reference_copy(torch_module, train, seed)
     example = np.asarray(example, np.float64)
     with jax.enable_x64(True):
         if variables is None:

@@ -1,5 +1,6 @@
-"""Random values for every parameter of a PyTorch module."""
+"""The PyTorch side of a comparison: in float64, with random values for every parameter."""
 
+import copy
 import re
 
 import torch
@@ -66,3 +67,21 @@ def use_exact_hardsigmoid(module: torch.nn.Module) -> None:
         for name, child in parent.named_children():
             if isinstance(child, torch.nn.Hardsigmoid):
                 setattr(parent, name, _Hardsigmoid())
+
+
+def reference_copy(module: torch.nn.Module, train: bool, seed: int | None) -> torch.nn.Module:
+    """A copy of a PyTorch module that a comparison can run and change.
+
+    Args:
+        module: is left as it is.
+        train: the mode of the copy.
+        seed: of random values, see :func:`randomize`; None: the module's own.
+
+    Returns:
+        The copy, in float64.
+    """
+    reference = copy.deepcopy(module).double().train(train)
+    use_exact_hardsigmoid(reference)
+    if seed is not None:
+        randomize(reference, seed)
+    return reference

@@ -1,6 +1,5 @@
 """Gradients, and steps of SGD with momentum, in PyTorch and in Flax, side by side."""
 
-import copy
 from typing import Any
 
 import jax
@@ -13,7 +12,7 @@ from flax import linen as nn
 from jaxcnn.convert.state_dict import from_torch_unchecked, to_torch
 from jaxcnn.testing.arrays import channels_first, relative_errors
 from jaxcnn.testing.compiling import jit
-from jaxcnn.testing.randomize import randomize, use_exact_hardsigmoid
+from jaxcnn.testing.randomize import reference_copy
 
 __all__ = ["compare_gradients", "compare_steps", "torch_sgd_steps"]
 
@@ -45,7 +44,7 @@ def compare_gradients(
     Raises:
         AssertionError: if the networks have different parameters.
     """
-    reference = _reference(torch_module, train, seed)
+    reference = reference_copy(torch_module, train, seed)
     example = np.asarray(example, np.float64)
     with jax.enable_x64(True):
         variables = from_torch_unchecked(reference.state_dict())
@@ -94,7 +93,7 @@ def compare_steps(
     Raises:
         AssertionError: if the networks have different parameters, or diverge.
     """
-    reference = _reference(torch_module, True, seed)
+    reference = reference_copy(torch_module, True, seed)
     rng = np.random.default_rng(seed)
     images = rng.standard_normal((steps, *np.shape(example)))
     with jax.enable_x64(True):
@@ -105,14 +104,6 @@ def compare_steps(
     batches = np.stack([channels_first(batch) for batch in images])
     theirs = torch_sgd_steps(reference, batches, labels, learning_rate, aux_weight)
     return relative_errors(ours, theirs)
-
-
-def _reference(module: torch.nn.Module, train: bool, seed: int | None) -> torch.nn.Module:
-    module = copy.deepcopy(module).double().train(train)
-    use_exact_hardsigmoid(module)
-    if seed is not None:
-        randomize(module, seed)
-    return module
 
 
 def as_tuple(outputs: Any) -> tuple[Any, ...]:

@@ -33,16 +33,12 @@ def family_of(name: str):
     return FAMILIES[models.model_info(name).family]
 
 
-def slow_except(fast: set[str], names: list[str]):
-    return [pytest.param(n, marks=[pytest.mark.slow] * (n not in fast)) for n in names]
-
-
 def test_all_convolutional_networks_of_torchvision_are_included():
     assert set(NAMES) <= set(models.list_models())
     assert len(NAMES) == 68
 
 
-@pytest.mark.parametrize("name", slow_except(FAST, NAMES))
+@pytest.mark.parametrize("name", tiers(NAMES, fast=FAST, slow=NAMES))
 def test_the_parameter_tree_is_torchvisions(name):
     module = module_without_values(name)
     theirs = {k: tuple(v.shape) for k, v in module.state_dict().items()}
@@ -50,7 +46,7 @@ def test_the_parameter_tree_is_torchvisions(name):
     assert expected_torch_shapes(models.create_model(name)) == theirs
 
 
-@pytest.mark.parametrize("name", slow_except(FAST, NAMES))
+@pytest.mark.parametrize("name", tiers(NAMES, fast=FAST, slow=NAMES))
 def test_logits_equal_torchvisions(name, table):
     """In evaluation and training, with images of an odd size and seven classes."""
     x = images(2, 3, *family_of(name).size)
@@ -75,7 +71,7 @@ def test_keyword_arguments_have_torchvisions_meaning(name, kwargs):
         assert error <= LOGITS, f"train={train}"
 
 
-@pytest.mark.parametrize("name", slow_except(THOROUGH, STEPPED))
+@pytest.mark.parametrize("name", tiers(STEPPED, fast=THOROUGH, slow=STEPPED))
 def test_three_training_steps_equal_torchs(name, table):
     model, _, module = pair(name, num_classes=10)
     family = family_of(name)
@@ -90,7 +86,7 @@ def test_three_training_steps_equal_torchs(name, table):
     assert error <= STEPS, where
 
 
-@pytest.mark.parametrize("name", slow_except(THOROUGH, STEPPED))
+@pytest.mark.parametrize("name", tiers(STEPPED, fast=THOROUGH, slow=STEPPED))
 def test_torchs_logits_are_stable_against_rounding(name):
     """Otherwise the comparisons would measure chaos, not the port."""
     _, _, module = pair(name, num_classes=10)
