@@ -4,6 +4,7 @@ import difflib
 import os
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 # How many known names an error lists in full.
 _FEW = 12
@@ -45,6 +46,19 @@ def suggest(name: str, known: Iterable[str]) -> str:
         nearest = difflib.get_close_matches(name, known, n=5, cutoff=0.0)
         return f"the nearest of {len(known):,} known names are {', '.join(nearest)}."
     return f"known: {', '.join(known) or 'none'}."
+
+
+def shown(value: Any) -> str:
+    """What an error says of a value from a file.
+
+    A pickle of a few bytes can make tuples whose ``repr`` takes forever, or is nested too deeply:
+    only strings and small numbers are shown, of anything else the type: ``<tuple>``.
+    """
+    if isinstance(value, str):
+        return repr(value[:100])
+    if value is None or (isinstance(value, int) and value.bit_length() <= 64):
+        return repr(value)
+    return f"<{type(value).__name__}>"
 
 
 def program() -> str:

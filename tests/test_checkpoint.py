@@ -1,15 +1,9 @@
 """PyTorch's files: all formats load bit for bit, and no code in them is run."""
 
 import collections
-import io
-import os
 import pickle
-import random
-import resource
-import struct
 import subprocess
 import sys
-import tarfile
 import zipfile
 
 import ml_dtypes
@@ -18,10 +12,10 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from attacks import zip_of
 from smallest import smallest_of_families
 from tiers import tiers
+from torch_writers import WRITERS, write_legacy, write_zip
 from torchvision_modules import module_without_values
 
 from jaxcnn import convert, models
@@ -31,68 +25,6 @@ from jaxcnn.io.checkpoint import load_tensor, read_file
 from jaxcnn.io.pickled_numpy import PickledArray
 
 TORCHVISION = sorted(set(models.list_models()) & set(torchvision.models.list_models()))
-
-
-def write_zip(value, path) -> None:
-    torch.save(value, path)
-
-
-def write_legacy(value, path) -> None:
-    torch.save(value, path, _use_new_zipfile_serialization=False)
-
-
-def write_safetensors(value, path) -> None:
-    safetensors.torch.save_file({k: v.contiguous() for k, v in value.items()}, path)
-
-
-def write_tar(value, path) -> None:
-    """As PyTorch 0.1.9 did; newer versions only read this format."""
-    storages, tensors = io.BytesIO(), io.BytesIO()
-    pickle.dump(len(value), storages, 2)
-    pickle.dump(len(value), tensors, 2)
-    kinds = {
-        torch.float16: "Half",
-        torch.float32: "Float",
-        torch.int64: "Long",
-        torch.float64: "Double",
-    }
-    classes = {}
-    for number, item in enumerate(value.values()):
-        kind = kinds[item.dtype]
-        storage = classes.setdefault(kind, getattr(torch, f"{kind}Storage"))
-        pickle.dump((number, "cpu", storage), storages, 2)
-        storages.write(struct.pack("<q", item.numel()) + item.contiguous().numpy().tobytes())
-        pickle.dump((10**6 + number, number, getattr(torch, f"{kind}Tensor")), tensors, 2)
-        strides = item.contiguous().stride()
-        rank = item.ndim
-        tensors.write(struct.pack(f"<ii{2 * rank + 1}q", rank, 0, *item.shape, *strides, 0))
-    pickle.dump([], storages, 2)
-
-    class Pickler(pickle.Pickler):
-        def persistent_id(self, item):
-            return item.number if isinstance(item, Stand) else None
-
-    class Stand:
-        def __init__(self, number):
-            self.number = number
-
-    pickled = io.BytesIO()
-    Pickler(pickled, 2).dump(
-        collections.OrderedDict((name, Stand(10**6 + n)) for n, name in enumerate(value))
-    )
-    with tarfile.open(path, "w:", format=tarfile.USTAR_FORMAT) as archive:
-        for name, content in (("storages", storages), ("tensors", tensors), ("pickle", pickled)):
-            info = tarfile.TarInfo(name)
-            info.size = len(content.getvalue())
-            archive.addfile(info, io.BytesIO(content.getvalue()))
-
-
-WRITERS = {
-    "zip": write_zip,
-    "legacy": write_legacy,
-    "tar": write_tar,
-    "safetensors": write_safetensors,
-}
 
 
 def raw(item: torch.Tensor) -> bytes:
@@ -374,7 +306,7 @@ def test_numpy_values_beside_the_weights_are_plain_data(protocol, new, tmp_path)
 def test_numpy_1_names_are_accepted(tmp_path):
     pickled = pickle.dumps(NUMPY_VALUES, 2).replace(b"numpy._core", b"numpy.core")
     assert b"numpy.core.multiarray" in pickled
-    archive(tmp_path / "file", pickled)
+    (tmp_path / "file").write_bytes(zip_of(pickled))
     assert read_file(str(tmp_path / "file"))["scalar"] == 76.1
 
 
@@ -416,7 +348,7 @@ def test_other_numpy_dtypes_raise(value, protocol, tmp_path):
 def test_invalid_numpy_arrays_raise(old, new, tmp_path):
     pickled = pickle.dumps({"a": np.arange(6.0).reshape(2, 3)}, 2)
     assert old in pickled
-    archive(tmp_path / "file", pickled.replace(old, new))
+    (tmp_path / "file").write_bytes(zip_of(pickled.replace(old, new)))
     with pytest.raises(CheckpointError):
         convert.load_checkpoint(tmp_path / "file")
 
@@ -456,280 +388,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     kib = int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
     assert kib * 1024 < 1.2 * size
-
-
-# --- refused files
-
-
-class Reduce:
-    def __init__(self, *value):
-        self.value = value
-
-    def __reduce__(self):
-        return self.value
-
-
-def touch(path) -> tuple:
-    return (os.system, (f"touch {path}",))
-
-
-def hostile(canary: str) -> dict[str, bytes]:
-    """Pickles that would run code, or that lie about sizes, by name."""
-    command = f"touch {canary}"
-    ids = {
-        "unknown": b"\x80\x02}X\x01\x00\x00\x00aX\x01\x00\x00\x00zQs.",
-        "not a tuple": b"\x80\x02}X\x01\x00\x00\x00aK\x05Qs.",
-    }
-    text = b"X\x00\x10\x00\x00" + b"a" * 4096
-    pairs = b"(" + b"X\x01\x00\x00\x00aK\x01\x86" * 1000 + b"l"
-    short = len(command).to_bytes(1, "little")
-    return {
-        "os.system": pickle.dumps(Reduce(os.system, (command,)), 2),
-        "builtins.eval": pickle.dumps(Reduce(eval, (f"__import__('os').system({command!r})",)), 2),
-        "nested": pickle.dumps({"a": [Reduce(os.system, (command,))]}, 2),
-        "in arguments": pickle.dumps(
-            Reduce(collections.OrderedDict, ([("a", Reduce(os.system, (command,)))],)), 2
-        ),
-        "GLOBAL": b"cos\nsystem\n(S'" + command.encode() + b"'\ntR.",
-        "STACK_GLOBAL": b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c" + short + command.encode()
-        + b"\x85R.",
-        "INST": b"(S'" + command.encode() + b"'\nios\nsystem\n.",
-        "OBJ": b"(cos\nsystem\nS'" + command.encode() + b"'\no.",
-        "NEWOBJ": b"\x80\x02cos\nsystem\nX" + len(command).to_bytes(4, "little")
-        + command.encode() + b"\x85\x81.",
-        "BUILD on a class": b"\x80\x02ccollections\nOrderedDict\n}X\x01\x00\x00\x00aK\x01sb"
-        b"csubprocess\nPopen\n.",
-        "an attribute of a known name": b"\x80\x04\x8c\x0bcollections\x8c\x1cOrderedDict.__init__"
-        b".__globals__\x93.",
-        "a torch name that is not needed": b"ctorch\nload\n(S'x'\ntR.",
-        "a torch submodule": b"ctorch.storage\n_load_from_bytes\n(S'x'\ntR.",
-        "EXT1": b"\x80\x02\x82\x01.",
-        "a memo of four billion": b"\x80\x02}r\xff\xff\xff\xff0j\xfe\xff\xff\xff.",
-        "a string of four gigabytes": b"\x80\x02X\xff\xff\xff\xffabc.",
-        "a string of 2**63 bytes": b"\x80\x04\x8d" + b"\xff" * 7 + b"\x7fabc.",
-        "a string of negative length": b"\x80\x02T\xff\xff\xff\xffabc.",
-        "a long of 2**31 bytes": b"\x80\x02\x8b\xff\xff\xff\x7f1.",
-        "a number of a million digits": b"I" + b"9" * 10**6 + b"\n.",
-        "keys of tuples of tuples": b"\x80\x02}(K\x01K\x01\x86" + b"2\x86" * 90 + b"K\x01u.",
-        "a string encoded a thousand times": b"\x80\x02c_codecs\nencode\nq\x01" + text
-        + b"q\x02" + b"h\x01h\x02X\x06\x00\x00\x00latin1\x86R" * 1000 + b".",
-        "a list made a dict a thousand times": b"\x80\x02ccollections\nOrderedDict\nq\x01" + pairs
-        + b"q\x02" + b"h\x01h\x02\x85R" * 1000 + b".",
-        "an empty stack": b"\x80\x02.",
-        "no mark": b"\x80\x02}u.",
-        "a persistent id that is unknown": ids["unknown"],
-        "a persistent id that is not a tuple": ids["not a tuple"],
-    }  # fmt: skip
-
-
-CASES = sorted(hostile(""))
-
-
-def archive(path, pickled: bytes, **members: bytes) -> None:
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("archive/data.pkl", pickled)
-        for name, content in ({"version": b"3\n"} | members).items():
-            file.writestr(f"archive/{name}", content)
-
-
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("form", ["zip", "legacy"])
-def test_hostile_pickles_raise_and_run_nothing(case, form, tmp_path):
-    canary, path = tmp_path / "canary", tmp_path / "file"
-    pickled = hostile(str(canary))[case]
-    if form == "zip":
-        archive(path, pickled)
-    else:
-        head = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}]
-        path.write_bytes(b"".join(pickle.dumps(v, 2) for v in head) + pickled + b"\x80\x02].")
-    with pytest.raises(CheckpointError) as error:
-        convert.load_checkpoint(path)
-    assert not canary.exists()
-    assert str(path) in str(error.value)
-    for name in ("system", "eval", "Popen", "torch.load", "_load_from_bytes"):
-        if name in case or (name == "system" and f"{name}" in repr(pickled)):
-            assert "was not read" in str(error.value) or "opcode" in str(error.value)
-
-
-@pytest.mark.parametrize("what", ["string encoded", "list made a dict"])
-def test_objects_larger_than_the_file_raise(what, tmp_path):
-    archive(tmp_path / "file", hostile("")[f"a {what} a thousand times"])
-    with pytest.raises(CheckpointError, match="its objects are larger than the file"):
-        convert.load_checkpoint(tmp_path / "file")
-
-
-def test_error_names_the_refused_function(tmp_path):
-    archive(tmp_path / "file", pickle.dumps(Reduce(eval, ("1",)), 2))
-    with pytest.raises(CheckpointError, match="asks for '__builtin__.eval'"):
-        convert.load_checkpoint(tmp_path / "file")
-
-
-def state_with(storage_count, offset, size, stride, data: bytes = bytes(16)) -> tuple:
-    """The pickle of a state dict with one float tensor of such sizes, and its storage."""
-
-    class Pickler(pickle.Pickler):
-        def persistent_id(self, item):
-            if item is marker:
-                return ("storage", torch.FloatStorage, "0", "cpu", storage_count)
-            return None
-
-    marker = object()
-    rebuild = torch._utils._rebuild_tensor_v2
-    buffer = io.BytesIO()
-    value = Reduce(rebuild, (marker, offset, size, stride, False, collections.OrderedDict()))
-    Pickler(buffer, 2).dump({"a": value})
-    return buffer.getvalue(), data
-
-
-@pytest.mark.parametrize(
-    "sizes",
-    [
-        (4, 0, (5,), (1,)),
-        (4, 1, (4,), (1,)),
-        (4, 0, (2, 2), (3, 1)),
-        (4, 0, (2,), (2**61,)),
-        (4, -1, (2,), (1,)),
-        (4, 3, (4,), (-1,)),
-        (4, 0, (-2,), (1,)),
-        (4, 0, (2**40, 2**40), (0, 0)),
-        (4, 0, (2, 2), (1,)),
-        (4, 0, (1,) * 40, (1,) * 40),
-        (5, 0, (4,), (1,)),
-        (2**62, 0, (4,), (1,)),
-        (4, 0.5, (4,), (1,)),
-        (4, 0, "ab", "cd"),
-        (4, 0, (True,), (1,)),
-    ],
-    ids=str,
-)
-def test_tensors_outside_their_storage_raise(sizes, tmp_path):
-    pickled, data = state_with(*sizes)
-    archive(tmp_path / "file", pickled, **{"data/0": data})
-    with pytest.raises(CheckpointError, match="is damaged"):
-        convert.load_checkpoint(tmp_path / "file")
-
-
-def test_tensor_within_its_storage_loads(tmp_path):
-    pickled, data = state_with(4, 1, (3,), (1,), np.arange(4, dtype=np.float32).tobytes())
-    archive(tmp_path / "file", pickled, **{"data/0": data})
-    assert convert.load_checkpoint(tmp_path / "file")["a"].tolist() == [1, 2, 3]
-
-
-def test_zip_bomb_raises(tmp_path):
-    pickled, _ = state_with(2**26, 0, (2**26,), (1,))
-    with zipfile.ZipFile(tmp_path / "file", "w", zipfile.ZIP_DEFLATED) as file:
-        file.writestr("archive/data.pkl", pickled, compress_type=zipfile.ZIP_STORED)
-        file.writestr("archive/data/0", bytes(2**28))
-    with pytest.raises(CheckpointError, match="compressed"):
-        convert.load_checkpoint(tmp_path / "file")
-
-
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch's, of torch.jit
-def test_torchscript_raises(tmp_path):
-    scripted = torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2))
-    scripted.save(str(tmp_path / "file"))
-    with pytest.raises(CheckpointError, match="TorchScript"):
-        convert.load_checkpoint(tmp_path / "file")
-
-
-@pytest.mark.parametrize("writer", ["zip", "legacy"])
-def test_pickled_module_raises(writer, tmp_path):
-    WRITERS[writer](torch.nn.Linear(2, 2), tmp_path / "file")
-    with pytest.raises(CheckpointError, match=r"torch\.nn\.modules\.linear\.Linear|whole module"):
-        convert.load_checkpoint(tmp_path / "file")
-
-
-@pytest.mark.parametrize("content", [b"", b"x", b"PK\x03\x04", b"\x80\x02", bytes(600)])
-def test_other_file_contents_raise(content, tmp_path):
-    (tmp_path / "file").write_bytes(content)
-    with pytest.raises(CheckpointError, match=str(tmp_path / "file")):
-        convert.load_checkpoint(tmp_path / "file")
-
-
-def test_missing_file_raises(tmp_path):
-    with pytest.raises(CheckpointError, match="nowhere.pth cannot be opened"):
-        convert.load_checkpoint(tmp_path / "nowhere.pth")
-
-
-@pytest.mark.parametrize("writer", WRITERS)
-@pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.999])
-def test_truncated_file_raises(writer, part, tmp_path):
-    path = tmp_path / "file"
-    WRITERS[writer](torchvision.models.resnet18().state_dict(), path)
-    path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
-    with pytest.raises(CheckpointError, match=str(path)):
-        convert.load_checkpoint(path)
-
-
-def mutate(data: bytes, rng: random.Random) -> bytes:
-    data = bytearray(data)
-    for _ in range(rng.choice([1, 1, 2, 4, 16])):
-        at = rng.randrange(len(data))
-        kind = rng.randrange(5)
-        if kind == 0:
-            data[at] ^= 1 << rng.randrange(8)
-        elif kind == 1:
-            data[at] = rng.choice([0, 1, 0x7F, 0x80, 0xFF, *b".(}]tuRbcQqhX"])
-        elif kind == 2:
-            del data[at : at + rng.randrange(1, 9)]
-        elif kind == 3:
-            data[at:at] = rng.randbytes(rng.randrange(1, 9))
-        else:
-            data[at : at + 8] = struct.pack("<q", rng.choice([-1, 0, 2**31, 2**62, 2**63 - 1]))
-        if not data:
-            break
-    return bytes(data)
-
-
-def fuzz(count: int, seed: int, path) -> None:
-    """Read damaged files: they raise CheckpointError, or give arrays that can be read."""
-    state = collections.OrderedDict(
-        a=torch.arange(12.0).reshape(3, 4), b=torch.ones(2, 2).t(), n=torch.tensor(1)
-    )
-    originals = []
-    for writer in WRITERS.values():
-        writer(state, path)
-        originals.append(path.read_bytes())
-    for protocol in (2, 5):
-        values = state | {"best": np.float64(0.5), "m": np.arange(4.0), "s": np.array(["a"])}
-        torch.save(values, path, pickle_protocol=protocol)
-        originals.append(path.read_bytes())
-    rng = random.Random(seed)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for case in range(count):
-        path.write_bytes(mutate(originals[case % len(originals)], rng))
-        try:
-            for array in convert.load_checkpoint(path).values():
-                if array.size < 2**20:  # a broadcast view may be larger than its data
-                    array.sum()
-        except CheckpointError:
-            pass
-    grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-    assert grown < 64 * 2**20  # no file here is larger than 20 KiB
-
-
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # sums of damaged floats overflow
-@pytest.mark.filterwarnings("ignore:.*several dicts of tensors:UserWarning")
-@pytest.mark.parametrize("seed", range(2))
-def test_damaged_files_raise_checkpoint_error_only(seed, tmp_path):
-    fuzz(500, seed, tmp_path / "file")
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.filterwarnings("ignore:.*several dicts of tensors:UserWarning")
-@pytest.mark.parametrize("seed", range(2, 6))
-def test_twenty_thousand_damaged_files_raise_checkpoint_error_only(seed, tmp_path):
-    fuzz(5000, seed, tmp_path / "file")
-
-
-@settings(deadline=None, max_examples=300)
-@given(st.binary(max_size=200))
-def test_arbitrary_bytes_as_pickle_raise_checkpoint_error_only(tmp_path_factory, pickled):
-    path = tmp_path_factory.getbasetemp() / "any"
-    archive(path, pickled)
-    with pytest.raises(CheckpointError):
-        convert.load_checkpoint(path)
 
 
 # --- writing

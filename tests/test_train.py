@@ -708,7 +708,10 @@ WRONG = {
         "Of 2 processes 1 did not come within 1 seconds",
     ),
     "a std of zero": ([DIGITS, "--config.std=(0.0,)"], "each above 0"),
-    "a bucket": ([DIGITS, "--workdir=gs://bucket/run"], "local or mounted disk"),
+    "a URL of another kind": (
+        [DIGITS, "--workdir=hdfs://host/run"],
+        "neither a local path nor a URL that starts with gs:// or s3://",
+    ),
     "a missing file and an override": (
         ["--config=nowhere.py", "--config.batch_size=8"],
         "config file not found: nowhere.py",

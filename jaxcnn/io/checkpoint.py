@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.errors import CheckpointError
+from jaxcnn.errors import CheckpointError, shown
 from jaxcnn.io.pickled_numpy import PickledArray
 from jaxcnn.io.safetensors import read_safetensors
 from jaxcnn.io.torch_files import (
@@ -68,7 +68,7 @@ def load_checkpoint(path: str | os.PathLike[str], *, key: str | None = None) -> 
             return found[key]
     elif found:
         return found[_choose(found, path)]
-    names = ", ".join(map(repr, content)) if isinstance(content, dict) else "no dict"
+    names = ", ".join(map(shown, content)) if isinstance(content, dict) else "no dict"
     raise CheckpointError(
         f"{path} has no tensors{'' if key is None else f' under {key!r}'} (it has: "
         f"{names[:500] or 'nothing'}); "

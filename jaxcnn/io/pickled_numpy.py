@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.errors import CheckpointError
+from jaxcnn.errors import CheckpointError, shown
 from jaxcnn.io.unpickler import Call, Stateful
 
 # Of a dtype in a pickle: booleans, integers, floats, complex numbers, byte strings, strings.
@@ -86,7 +86,7 @@ def numpy_names(path: str, spend: Callable[[int], None]) -> dict[str, Any]:
     def make_dtype(code: Any, *_: Any) -> _DType:
         if not isinstance(code, str) or not _PLAIN_DTYPE.fullmatch(code):
             raise CheckpointError(
-                f"{path} was not read: it has NumPy values of the dtype {str(code)[:20]!r}; only "
+                f"{path} was not read: it has NumPy values of the dtype {shown(code)}; only "
                 f"numbers and strings are accepted, because objects could run code."
             )
         return _DType(np.dtype(code), path)
@@ -114,11 +114,15 @@ def numpy_names(path: str, spend: Callable[[int], None]) -> dict[str, Any]:
 
 def _array(data: bytes, dtype: Any, shape: Any, order: Any, path: str) -> np.ndarray:
     """A view of exactly these bytes."""
-    valid_shape = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
+    valid_shape = (
+        isinstance(shape, tuple)
+        and len(shape) <= 32
+        and all(type(n) is int and 0 <= n < 2**62 for n in shape)
+    )
     if not isinstance(dtype, _DType) or not valid_shape or not isinstance(order, str):
         raise CheckpointError(f"{path} is damaged: a NumPy array has no valid shape and dtype.")
     elements, itemsize = math.prod(shape), dtype.dtype.itemsize
-    if len(shape) > 32 or elements * itemsize != len(data) or (not itemsize and shape):
+    if elements * itemsize != len(data) or (not itemsize and shape):
         raise CheckpointError(
             f"{path} is damaged: a NumPy array of shape {shape} and dtype {dtype.dtype} does not "
             f"match its {len(data):,} bytes."

@@ -15,7 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from jaxcnn.errors import CheckpointError
+from jaxcnn.errors import CheckpointError, shown
 from jaxcnn.io.atomic import atomic_write
 from jaxcnn.io.paths import as_path, in_bucket
 
@@ -94,7 +94,7 @@ def _header(data: np.ndarray, damaged: Any) -> tuple[dict[str, Any], np.ndarray]
     if not 0 < length <= min(_MAX_HEADER, data.size - 8):
         raise damaged("its header reaches past its end")
     try:
-        header = json.loads(data[8 : 8 + length].tobytes())
+        header = json.loads(data[8 : 8 + length].tobytes().decode())  # UTF-8, and nothing else
     except (ValueError, RecursionError) as error:
         raise damaged("its header is not valid JSON") from error
     if not isinstance(header, dict):
@@ -128,18 +128,19 @@ def _bytes(array: np.ndarray) -> memoryview:
 def _tensor(content: np.ndarray, entry: Any, name: str, damaged: Any) -> np.ndarray:
     fields = entry if isinstance(entry, dict) else {}
     shape, offsets = fields.get("shape"), fields.get("data_offsets")
-    if fields.get("dtype") not in _DTYPES:
-        raise damaged(f"{name[:100]!r} has the unknown dtype {str(fields.get('dtype'))[:20]!r}")
+    dtype = fields.get("dtype")
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        raise damaged(f"{name[:100]!r} has the unknown dtype {shown(dtype)}")
     lists = isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2
     if not lists or not all(type(n) is int and 0 <= n < 2**62 for n in (*shape, *offsets)):
         raise damaged(f"{name[:100]!r} has no valid shape and offsets")
-    dtype = _DTYPES[fields["dtype"]]
-    start, end = offsets
-    if not start <= end <= content.size or end - start != math.prod(shape) * dtype.itemsize:
-        raise damaged(f"{name[:100]!r} has a shape that does not match its byte count")
     if len(shape) > 32:
         raise damaged(f"{name[:100]!r} has {len(shape)} axes")
-    return content[start:end].view(dtype).reshape(shape)
+    start, end = offsets
+    size = math.prod(shape) * _DTYPES[dtype].itemsize
+    if not start <= end <= content.size or end - start != size:
+        raise damaged(f"{name[:100]!r} has a shape that does not match its byte count")
+    return content[start:end].view(_DTYPES[dtype]).reshape(shape)
 
 
 def write_safetensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:

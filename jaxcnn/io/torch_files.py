@@ -26,11 +26,12 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from jaxcnn.errors import CheckpointError
+from jaxcnn.errors import CheckpointError, shown
 from jaxcnn.io.paths import as_path, in_bucket
 from jaxcnn.io.pickled_numpy import numpy_names
 from jaxcnn.io.unpickler import Call, Unpickler
 
+_NAMES_ARE_UTF8 = 0x800  # a flag of a member of a zip archive
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 _DTYPES: dict[str, Any] = {
@@ -162,7 +163,7 @@ def tensor(
         return np.zeros(size, dtype)
     if metadata:
         if not isinstance(metadata, dict) or metadata.keys() - {"conj", "neg"}:
-            raise damaged(f"unknown metadata ({str(metadata)[:100]})")
+            raise damaged(f"unknown metadata ({shown(metadata)})")
         storage = storage.changed(dtype, bool(metadata.get("conj")), bool(metadata.get("neg")))
     view = np.ndarray(
         size,
@@ -222,7 +223,8 @@ def _names(path: str, file_size: int) -> dict[str, Any]:
     def ordered_dict(items: Any = ()) -> dict[Any, Any]:
         pairs = items if isinstance(items, list | tuple) else ()
         spend(len(pairs))
-        return {p[0]: p[1] for p in pairs if len(p) == 2 and isinstance(p[0], str)}
+        entries = [pair for pair in pairs if isinstance(pair, list | tuple) and len(pair) == 2]
+        return {key: value for key, value in entries if isinstance(key, str)}
 
     names: dict[str, Any] = {
         "collections.OrderedDict": Call(ordered_dict),
@@ -342,11 +344,17 @@ def read_zip(data: np.ndarray, path: str) -> Any:
                 f"{path} has a compressed member, {name[:100]!r}, which torch.save never writes; "
                 f"unpack and save it again."
             )
-        header = data[info.header_offset : info.header_offset + 30].tobytes()
+        head = info.header_offset + 30
+        header = data[info.header_offset : head].tobytes()
         if len(header) < 30 or header[:4] != b"PK\x03\x04":
             raise CheckpointError(f"{path} is damaged: its member {name[:100]!r} is missing.")
         name_length, extra_length = struct.unpack("<HH", header[26:])
-        start = info.header_offset + 30 + name_length + extra_length
+        encoding = "utf-8" if info.flag_bits & _NAMES_ARE_UTF8 else "cp437"
+        if data[head : head + name_length].tobytes() != info.orig_filename.encode(encoding):
+            raise CheckpointError(
+                f"{path} is damaged: its directory and its content name {name[:100]!r} differently."
+            )
+        start = head + name_length + extra_length
         return _part(data, start, info.file_size, _BYTE, path)
 
     swap = f"{folder}byteorder" in members and member("byteorder").tobytes() == b"big"
@@ -537,6 +545,8 @@ def read_tar(data: np.ndarray, path: str) -> Any:
     content, reader = members["tensors"], machine("tensors", lambda _: None)
     for _ in range(count(reader)):
         key, storage_key, _ = _triple(reader.load(), path)
+        if not _whole(storage_key) or storage_key not in storages:
+            raise CheckpointError(f"{path} is damaged: the storage of a tensor is missing.")
         position = reader.position
         (rank,) = struct.unpack("<i", _part(content, position, 4, _BYTE, path).tobytes())
         if not 0 <= rank <= 32:
@@ -545,7 +555,7 @@ def read_tar(data: np.ndarray, path: str) -> Any:
         *axes, offset = struct.unpack(f"<{2 * rank + 1}q", numbers.tobytes())
         reader.position = position + 8 + numbers.size
         size, stride = tuple(axes[:rank]), tuple(axes[rank:])
-        tensors[key] = tensor(storages.get(storage_key), offset, size, stride, path=path)
+        tensors[key] = tensor(storages[storage_key], offset, size, stride, path=path)
 
     def persistent_load(identifier: Any) -> Any:
         if isinstance(identifier, str) and re.fullmatch(r"\d{1,20}", identifier, re.ASCII):

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
-from jaxcnn.errors import CheckpointError
+from jaxcnn.errors import CheckpointError, shown
 
 
 class Call:
@@ -173,12 +173,16 @@ class Unpickler:
 
     def _get(self, index: int) -> None:
         if index not in self._memo:
-            raise self._error(f"its pickle refers to object {index}, which is not in its memo")
+            raise self._error(
+                f"its pickle refers to object {shown(index)}, which is not in its memo"
+            )
         self._push(self._memo[index])
 
     def _name(self, module: Any, name: Any) -> None:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise self._error("it asks for a name that is not text")
         full = f"{module}.{name}"
-        if not isinstance(module, str) or not isinstance(name, str) or full not in self.names:
+        if full not in self.names:
             raise CheckpointError(
                 f"{self._path} was not read: it asks for {full[:200]!r}, which a checkpoint of "
                 f"weights does not need and which could run code; save only the model's "
