@@ -122,7 +122,7 @@ def starting_files() -> list[bytes]:
     sys.path.insert(0, str(ROOT / "tests"))
     from attacks import attacks
 
-    corpus = [path.read_bytes() for path in sorted(CORPUS.iterdir())]
+    corpus = [path.read_bytes() for path in sorted(CORPUS.glob("[!.]*"))]
     return [*corpus, *attacks("canary").values(), *sound_files()]
 
 

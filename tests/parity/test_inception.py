@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 import torch
-from compare import images, nhwc
+from compare import images, nhwc, pair
+from steps import worst_step_error
 from torchvision.models.inception import InceptionAux as TorchInceptionAux
 
 from jaxcnn import models
@@ -14,7 +15,7 @@ from jaxcnn.convert.state_dict import from_torch_unchecked
 from jaxcnn.errors import UserError
 from jaxcnn.models.inception import InceptionAux
 from jaxcnn.testing import randomize, relative_error
-from jaxcnn.testing.arrays import LOGITS
+from jaxcnn.testing.arrays import LOGITS, STEPS
 
 
 def variables_for(model, size: int):
@@ -38,6 +39,13 @@ def test_the_auxiliary_head(train):
     assert relative_error(logits, reference) <= LOGITS
     mean = updated["batch_stats"]["conv1"]["bn"]["mean"]
     assert relative_error(mean, module.conv1.bn.running_mean) <= LOGITS
+
+
+@pytest.mark.slow
+def test_three_training_steps_without_the_auxiliary_head_equal_torchs():
+    model, _, module = pair("inception_v3", num_classes=10, aux_logits=False)
+    error, where = worst_step_error(model, module, (4, 3, 107, 139), learning_rate=1e-4)
+    assert error <= STEPS, where
 
 
 def test_the_parameters_do_not_depend_on_the_image_size():
