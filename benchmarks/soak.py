@@ -1,0 +1,171 @@
+"""Train for half an hour, and see whether memory, threads, open files or temporary files grow.
+
+    python benchmarks/soak.py [--minutes 30]
+
+The run is lenet5:digits on two devices of the CPU, with augmentation on the host and on the device,
+an average of the weights, an evaluation of each and a checkpoint after every epoch of a second or
+so, TensorBoard's events, and the comparison of replicas. Its process is looked at every second.
+What counts is the memory of its own (RssAnon, without files that are mapped), as a median over a
+minute: the second minute's against the last's. The threads, open files and temporary files that
+are there at all times of the last minute must be no more than the usual number of the second. Needs
+Linux.
+"""
+
+import argparse
+import dataclasses
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RUN = (
+    *("--config=configs/lenet5.py:digits", "--config.num_epochs=100000"),
+    *("--config.augment.policy=trivial_augment_wide", "--config.augment.mixup=0.2"),
+    *("--config.augment.erasing=0.25", "--config.ema.decay=0.99", "--config.ema.steps=2"),
+    *("--config.checkpoint.best_by=top1", "--config.check_replicas_every=11"),
+)
+MEMORY = 0.01  # by which it may grow
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """What a process has at one time."""
+
+    memory: int  # bytes
+    threads: int
+    files: int
+    temporary: int
+
+
+def sample(pid: int, temporary: Path) -> Sample:
+    """Look at a process.
+
+    Args:
+        pid: its number.
+        temporary: its folder of temporary files.
+
+    Raises:
+        OSError: if it has ended.
+    """
+    status = dict(
+        line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+    )
+    return Sample(
+        memory=1024 * int(status["RssAnon"].split()[0]),
+        threads=int(status["Threads"]),
+        files=len(os.listdir(f"/proc/{pid}/fd")),
+        temporary=sum(len(files) for _, _, files in os.walk(temporary)),
+    )
+
+
+def growth(samples: Sequence[Sequence[Sample]]) -> dict[str, float]:
+    """What has grown, by how much.
+
+    Args:
+        samples: of each period; the first is that of starting, which does not count.
+
+    Returns:
+        ``memory`` as a part of what it was, and by name the numbers that grew.
+    """
+    _, first, *later = samples
+    before, after = (statistics.median(s.memory for s in period) for period in (first, later[-1]))
+    found = {"memory": after / before - 1}
+    for name in ("threads", "files", "temporary"):
+        # Some come and go with each checkpoint: what is there at all times may not grow.
+        usual = statistics.median(getattr(s, name) for s in first)
+        least = min(getattr(s, name) for s in later[-1])
+        if least > usual:
+            found[name] = least - usual
+    return found
+
+
+def soak(periods: int, seconds: float, folder: Path) -> list[list[Sample]]:
+    """Run for so many periods of so many seconds, from the first evaluation on.
+
+    Returns:
+        What was seen, a second at a time, by period.
+
+    Raises:
+        SystemExit: if the run ends by itself, or not well when it is told to.
+    """
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    workdir = folder / "run"
+    with open(folder / "log", "w") as log:
+        process = subprocess.Popen(
+            [sys.executable, ROOT / "train.py", *RUN, f"--workdir={workdir}"]
+            + [f"--data_dir={folder / 'tfds'}"],
+            stdout=log,
+            stderr=log,
+            cwd=ROOT,
+            env=os.environ
+            | {"TMPDIR": str(temporary), "JAX_PLATFORMS": "cpu"}
+            | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+        )
+    found: list[list[Sample]] = []
+    try:
+        while process.poll() is None and evaluations(workdir) < 2:
+            time.sleep(0.1)
+        for number in range(periods):
+            end = time.monotonic() + seconds
+            found.append([])
+            while process.poll() is None and time.monotonic() < end:
+                found[-1].append(sample(process.pid, temporary))
+                time.sleep(min(1.0, seconds / 10))
+            if process.poll() is None:
+                print(f"{number + 1:3} {of_period(found[-1])}", flush=True)
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        status = process.wait()
+    finally:
+        process.kill()
+    if status != 128 + signal.SIGTERM:
+        raise SystemExit(
+            f"The run ended with status {status}:\n{(folder / 'log').read_text()[-3000:]}"
+        )
+    print(f"{evaluations(workdir)} evaluations")
+    return found
+
+
+def evaluations(workdir: Path) -> int:
+    """How many evaluations a run has written, those of the average too."""
+    try:
+        return (workdir / "metrics.jsonl").read_text().count('"split": "eval')
+    except FileNotFoundError:
+        return 0
+
+
+def of_period(samples: Sequence[Sample]) -> str:
+    """A line about a period."""
+    memory = statistics.median(s.memory for s in samples) / 2**20
+    rest = (
+        f"{name} {min(values)} to {max(values)}"
+        for name in ("threads", "files", "temporary")
+        if (values := [getattr(s, name) for s in samples])
+    )
+    return f"{memory:8.1f} MiB, {', '.join(rest)}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=int, default=30)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="jaxcnn-soak-") as folder:
+        found = growth(soak(max(arguments.minutes, 3), 60.0, Path(folder)))
+    memory = found.pop("memory")
+    print(f"After the first minute memory grew by {100 * memory:.2f}%.")
+    for name, more in found.items():
+        print(f"{name} grew by {more:g}.")
+    return 1 if found or memory >= MEMORY else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
