@@ -10,7 +10,7 @@ import time
 import pytest
 from processes import ROOT, free_port, start_train
 
-from jaxcnn.training import evaluation, loop
+from jaxcnn.training import evaluation, outputs
 from jaxcnn.training.build import build
 from jaxcnn.training.checkpoint_folder import UNFINISHED, saved_steps, verify
 from jaxcnn.training.config import open_config, resolve
@@ -75,7 +75,7 @@ def test_signal_at_the_end_of_a_run_stops_it_and_the_next_start_finishes(
     data_dir, tmp_path, monkeypatch
 ):
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(loop, "save_torch", raising(signal.SIGTERM, loop.save_torch))
+        patch.setattr(outputs, "save_torch", raising(signal.SIGTERM, outputs.save_torch))
         train_and_evaluate(small_run(data_dir), tmp_path)
     assert (tmp_path / "weights.safetensors").is_file()
     before = (tmp_path / "metrics.jsonl").read_text()

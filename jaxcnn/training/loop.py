@@ -13,7 +13,6 @@ from typing import Any
 import jax
 
 from jaxcnn.convert.pretrained import initialize_from
-from jaxcnn.convert.variables import save_torch
 from jaxcnn.errors import UserError, one_sentence
 from jaxcnn.io.paths import in_bucket
 from jaxcnn.training import distributed
@@ -24,11 +23,12 @@ from jaxcnn.training.checkpoint_folder import saved_steps
 from jaxcnn.training.checkpoints import Checkpoints
 from jaxcnn.training.debugging import debugged
 from jaxcnn.training.devices import pmap, replicate, unreplicate
-from jaxcnn.training.evaluation import Examples, SavedEvaluation, evaluate, save_evaluation
+from jaxcnn.training.evaluation import Evaluation, evaluate
 from jaxcnn.training.lock import hold
 from jaxcnn.training.monitoring import first_filters, first_inputs
 from jaxcnn.training.nonfinite import NONFINITE_REMEDY, NonfiniteSteps, describe
 from jaxcnn.training.optimizer import carry_over, with_rate_factor
+from jaxcnn.training.outputs import export, export_best, save_examples
 from jaxcnn.training.parameters import Freeze, count
 from jaxcnn.training.profiling import Profile
 from jaxcnn.training.replicas import check_replicas
@@ -46,19 +46,14 @@ from jaxcnn.training.step import (
     normalizer,
 )
 from jaxcnn.training.workdir import (
-    BEST_WEIGHTS,
     CHECKPOINTS,
-    EMA_WEIGHTS,
-    LAST_EVALUATION,
     METRICS,
-    WEIGHTS,
     claim_workdir,
     has_checkpoint,
     has_other_classes,
     usable,
 )
 
-MISTAKES = 32  # images of the worst ones that are kept
 # Steps, or batches of an evaluation, between asking whether another process was told to stop.
 ASK_EVERY = 10
 
@@ -85,173 +80,272 @@ def train_and_evaluate(
             cannot be saved, or a device has too little memory.
         Stopped: after SIGTERM, SIGINT or SIGUSR1, with the state saved.
     """
-    plan, inputs = experiment.plan, experiment.inputs
     _announce(experiment, workdir)
-    state, reinitialized = _initial_state(experiment, resuming=has_checkpoint(workdir))
-    with _memory_errors(_less_memory(experiment)), contextlib.ExitStack() as stack:
-        still_held = _lock(workdir, stack)
-        _claim(experiment, workdir)
-        signals = StopSignals()
-        stack.callback(signals.restore)  # the last: what follows is closed without interruption
-        checkpoints = stack.enter_context(
-            Checkpoints(workdir / CHECKPOINTS, keep=experiment.keep_checkpoints)
-        )
-        state, freeze = _resumed(experiment, state, checkpoints)
-        start_step = int(state.step)
-        evaluations = _evaluations_until(start_step, workdir)
-        # Stopped between a checkpoint and its evaluation; other processes may not see it yet.
-        last_figure = EMA + "loss" if experiment.with_ema else "loss"
-        lacking = plan.evaluates(start_step) and not has(evaluations, start_step, last_figure)
-        lacking = distributed.any_process(lacking and distributed.is_main_process())
-        reporter = Reporter(workdir, plan, experiment.schedule, start_step, evaluate_again=lacking)
-        stack.callback(reporter.close)
-        if profile is not None:
-            stack.callback(profile.close)
-        _announce_start(experiment, state, freeze, reinitialized, reporter)
-
-        normalize = _normalizer(experiment, workdir, start_step, reporter)
-        train_step = _train_step(experiment, normalize, freeze, debug_nans)
-        eval_step = pmap(make_eval_step(experiment.model, normalize=normalize))
-        batches = stack.enter_context(
-            contextlib.closing(inputs.train_batches(start_step, plan.num_steps))
-        )
-        state = replicate(state)
-        skipped = 0  # bad images of this epoch, over all hosts
-
-        nonfinite = NonfiniteSteps(experiment.max_nonfinite)
-
-        def diverged(step: int, problem: str) -> UserError:
-            checkpoints.wait()
-            rate = reporter.learning_rate(step)
-            return _diverged(problem, step, rate, workdir / CHECKPOINTS)
-
-        def check_finite(recent: Mapping[int, Any]) -> None:
-            if reason := nonfinite.reason_to_stop(recent):
-                raise diverged(*reason)
-
-        saves_begun = itertools.count()
-
-        def save() -> None:
-            if in_bucket(workdir):
-                distributed.main_process_first(f"held {next(saves_begun)}", still_held)
-                distributed.main_process_first(f"metrics {next(saves_begun)}", reporter.flush)
-            checkpoints.save(state)
-
-        def stop_if_requested(*, may_ask: bool, preempted: bool = False) -> None:
-            number = _stop_requested(signals, may_ask)
-            if preempted and number is None:
-                number = signal.SIGTERM
-            if number is not None:
-                check_finite(reporter.recent())
-                step = int(unreplicate(state.step))
-                if plan.checks_replicas(step, saves=True):
-                    check_replicas(state, step)
-                save()
-                checkpoints.wait()
-                raise Stopped(number)
-
-        def evaluate_now(step: int) -> None:
-            batches = itertools.count(1)
-
-            def progress(examples: int) -> None:  # resumed, the run makes up for the evaluation
-                stop_if_requested(may_ask=next(batches) % ASK_EVERY == 0)
-
-            with reporter.paused(), _memory_errors(_less_memory_in_evaluation(experiment)):
-                last = step == plan.num_steps
-                evaluation = evaluate(
-                    eval_step,
-                    state.variables,
-                    inputs.evaluation,
-                    with_examples=last,
-                    progress=progress,
-                )
-                if problem := describe("loss of the evaluation", evaluation.means["loss"]):
-                    raise diverged(step, problem)
-                of_average = None
-                if experiment.with_ema:
-                    of_average = evaluate(
-                        eval_step, state.ema, inputs.evaluation, progress=progress
-                    )
-                    if problem := describe("loss of the average", of_average.means["loss"]):
-                        raise diverged(step, problem)
-                if evaluation.examples is not None:  # before metrics.jsonl says that it is done
-                    _save_examples(evaluation.examples, experiment, step, workdir)
-                reporter.write_evaluation(step, evaluation.means)
-                evaluations[step] = dict(evaluation.means)
-                if of_average is not None:
-                    reporter.write_evaluation(step, of_average.means, EMA_EVALUATION)
-                    evaluations[step] |= with_ema_names(of_average.means)
-                reporter.write_image(step, "filters", first_filters, experiment.model, state)
-            if experiment.best_by is not None:
-                known = [step] if checkpoints.best is None else [checkpoints.best, step]
-                checkpoints.best = rank(known)[0]
-
-        def rank(steps: Sequence[int]) -> list[int]:
-            return ranked(steps, evaluations, experiment.best_by)
-
-        if not distributed.is_single_process():
-            signals.install()  # all stop together, or some would wait for the others
-        if experiment.best_by is not None:
-            checkpoints.find_best(rank)
-        if lacking:
-            evaluate_now(start_step)
-        _check_evaluations(experiment, start_step, evaluations, workdir)
-        state = _with_plateau(experiment, state, evaluations, reporter)
-        saved_at = time.monotonic()
-        for step, batch in enumerate(reporter.timed_batches(batches), start_step + 1):
-            if freeze is not None and step > plan.last_frozen_step:
-                freeze = None
-                state = replicate(_unfrozen(experiment, unreplicate(state)))
-                train_step = _train_step(experiment, normalize, freeze, debug_nans)
-                reporter.say(f"All parameters train from step {step} on.")
-            if step == 1:
-                reporter.write_image(0, "filters", first_filters, experiment.model, state)
-                reporter.write_image(0, "inputs", first_inputs, experiment, normalize, batch)
-            if profile is not None:
-                profile.before(step)
-            state, metrics = train_step(state, batch)
-            if profile is not None and profile.after(step, metrics):
-                reporter.say(f"The trace of the steps until {step} is in {profile.folder}.")
-            reporter.step(metrics)
-            signals.install()  # until the first step is compiled and done there is nothing to save
+    plan = experiment.plan
+    with contextlib.ExitStack() as stack:
+        run = _Run(experiment, workdir, stack, profile=profile, debug_nans=debug_nans)
+        run.start()
+        for step, batch in run.batches():
+            run.train(step, batch)
             if plan.logs(step):
-                recent = reporter.recent()
-                check_finite(recent)
-                if (values := reporter.training(recent)) is not None:
-                    skipped += values["skipped"]
-                    inputs.check_skipped(skipped)
-                    reporter.write_training(step, values)
-                checkpoints.check()
-            if plan.ends_epoch(step):
-                skipped = 0
-            saves = plan.saves(step) or (
-                plan.logs(step) and _minutes_have_passed(experiment.save_every_minutes, saved_at)
-            )
-            if plan.checks_replicas(step, saves=saves):
-                check_replicas(state, step)
-            if saves:  # before the evaluation, which may fail
-                with reporter.paused():
-                    save()
-                saved_at = time.monotonic()
+                run.log(step)
+            if run.saves(step):  # before the evaluation, which may fail
+                run.save()
             if plan.evaluates(step):
-                evaluate_now(step)
-                state = _with_plateau(experiment, state, evaluations, reporter)
-            stop_if_requested(
+                run.evaluate(step)
+            run.stop_if_requested(
                 may_ask=plan.logs(step) or step % ASK_EVERY == 0,
                 preempted=distributed.is_preempted(step),
             )
-        checkpoints.wait()
-        # An error of the main process ends the others, too.
-        distributed.main_process_first("metrics", reporter.flush)
-        distributed.main_process_first("exported", lambda: _export(experiment, workdir, state))
-        if experiment.best_by is not None:
-            best = checkpoints.read_best(rank, ema=experiment.best_by.startswith(EMA))
-            export_best = functools.partial(
-                _export_best, experiment, workdir, checkpoints.best, best, evaluations, reporter
-            )
-            distributed.main_process_first("exported best", export_best)
-        stop_if_requested(may_ask=True)
+        run.finish()
     distributed.barrier("trained")
+
+
+class _Run:
+    """A run from its last checkpoint on: the state on the devices, and what is done with it.
+
+    Args:
+        experiment: see :func:`train_and_evaluate`.
+        workdir: likewise.
+        stack: closes what is opened, in the reverse order.
+        profile: see :func:`train_and_evaluate`.
+        debug_nans: likewise.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        workdir: Path,
+        stack: contextlib.ExitStack,
+        *,
+        profile: Profile | None,
+        debug_nans: bool,
+    ):
+        self._experiment, self._workdir, self._profile = experiment, workdir, profile
+        self._plan, self._inputs = experiment.plan, experiment.inputs
+        state, reinitialized = _initial_state(experiment, resuming=has_checkpoint(workdir))
+        stack.enter_context(_memory_errors(_less_memory(experiment)))
+        self._check_lock = _lock(workdir, stack)
+        _claim(experiment, workdir)
+        self._signals = StopSignals()
+        # The last: what follows is closed without interruption.
+        stack.callback(self._signals.restore)
+        self._checkpoints = stack.enter_context(
+            Checkpoints(workdir / CHECKPOINTS, keep=experiment.keep_checkpoints)
+        )
+        state, self._freeze = _resumed(experiment, state, self._checkpoints)
+        self._start_step = int(state.step)
+        self._evaluations = _evaluations_until(self._start_step, workdir)
+        self._lacks_evaluation = self._was_stopped_before_its_evaluation()
+        self._reporter = Reporter(
+            workdir,
+            self._plan,
+            experiment.schedule,
+            self._start_step,
+            evaluate_again=self._lacks_evaluation,
+        )
+        stack.callback(self._reporter.close)
+        if profile is not None:
+            stack.callback(profile.close)
+        _announce_start(experiment, state, self._freeze, reinitialized, self._reporter)
+
+        self._normalize = _normalizer(experiment, workdir, self._start_step, self._reporter)
+        self._make_train_step = functools.partial(
+            _train_step, experiment, self._normalize, debug_nans
+        )
+        self._train_step = self._make_train_step(self._freeze)
+        self._eval_step = pmap(make_eval_step(experiment.model, normalize=self._normalize))
+        self._batches = stack.enter_context(
+            contextlib.closing(self._inputs.train_batches(self._start_step, self._plan.num_steps))
+        )
+        self._state = replicate(state)
+        self._skipped = 0  # bad images of this epoch, over all hosts
+        self._nonfinite = NonfiniteSteps(experiment.max_nonfinite)
+        self._saves_begun = itertools.count()
+        self._saved_at = time.monotonic()
+
+    def start(self) -> None:
+        """Make up for what the last process did not come to."""
+        if not distributed.is_single_process():
+            self._signals.install()  # all stop together, or some would wait for the others
+        if self._experiment.best_by is not None:
+            self._checkpoints.find_best(self._rank)
+        if self._lacks_evaluation:
+            self.evaluate(self._start_step)
+        _check_evaluations(self._experiment, self._start_step, self._evaluations, self._workdir)
+        self._follow_plateau()
+        self._saved_at = time.monotonic()
+
+    def batches(self) -> Iterator[tuple[int, Any]]:
+        """The number of each step that is left, and its batch on the devices."""
+        yield from enumerate(self._reporter.timed_batches(self._batches), self._start_step + 1)
+
+    def train(self, step: int, batch: Any) -> None:
+        """Take a step; the devices may still be computing it afterwards."""
+        if self._freeze is not None and step > self._plan.last_frozen_step:
+            self._unfreeze(step)
+        if step == 1:
+            self._reporter.write_image(
+                0, "filters", first_filters, self._experiment.model, self._state
+            )
+            self._reporter.write_image(
+                0, "inputs", first_inputs, self._experiment, self._normalize, batch
+            )
+        profile = self._profile
+        if profile is not None:
+            profile.before(step)
+        self._state, metrics = self._train_step(self._state, batch)
+        if profile is not None and profile.after(step, metrics):
+            self._reporter.say(f"The trace of the steps until {step} is in {profile.folder}.")
+        self._reporter.step(metrics)
+        # Until the first step is compiled and done there is nothing to save.
+        self._signals.install()
+
+    def log(self, step: int) -> None:
+        """Write what the steps since the last line gave, and check it."""
+        recent = self._reporter.recent()
+        self._check_finite(recent)
+        if (values := self._reporter.training(recent)) is not None:
+            self._skipped += values["skipped"]
+            self._inputs.check_skipped(self._skipped)
+            self._reporter.write_training(step, values)
+        self._checkpoints.check()
+        if self._plan.ends_epoch(step):
+            self._skipped = 0
+
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint is due after a step, where the replicas are compared as well."""
+        every = self._experiment.save_every_minutes
+        due = self._plan.saves(step) or (
+            self._plan.logs(step) and _minutes_have_passed(every, self._saved_at)
+        )
+        if self._plan.checks_replicas(step, saves=due):
+            check_replicas(self._state, step)
+        return due
+
+    def save(self) -> None:
+        """Begin to save a checkpoint."""
+        with self._reporter.paused():
+            self._save()
+        self._saved_at = time.monotonic()
+
+    def evaluate(self, step: int) -> None:
+        """Evaluate the weights and their average, and let the learning rate follow."""
+        experiment, reporter = self._experiment, self._reporter
+        with reporter.paused(), _memory_errors(_less_memory_in_evaluation(experiment)):
+            last = step == self._plan.num_steps
+            evaluation = self._evaluation_of(self._state.variables, with_examples=last)
+            if problem := describe("loss of the evaluation", evaluation.means["loss"]):
+                raise self._diverged(step, problem)
+            of_average = None
+            if experiment.with_ema:
+                of_average = self._evaluation_of(self._state.ema)
+                if problem := describe("loss of the average", of_average.means["loss"]):
+                    raise self._diverged(step, problem)
+            if evaluation.examples is not None:  # before metrics.jsonl says that it is done
+                save_examples(evaluation.examples, experiment, self._workdir, step)
+            reporter.write_evaluation(step, evaluation.means)
+            self._evaluations[step] = dict(evaluation.means)
+            if of_average is not None:
+                reporter.write_evaluation(step, of_average.means, EMA_EVALUATION)
+                self._evaluations[step] |= with_ema_names(of_average.means)
+            reporter.write_image(step, "filters", first_filters, experiment.model, self._state)
+        if experiment.best_by is not None:
+            best = self._checkpoints.best
+            self._checkpoints.best = self._rank([step] if best is None else [best, step])[0]
+        self._follow_plateau()
+
+    def stop_if_requested(self, *, may_ask: bool, preempted: bool = False) -> None:
+        """Save and stop, if a signal says so.
+
+        Args:
+            may_ask: whether to ask the other processes now; the same on all of them.
+            preempted: whether JAX's own service says so, to all of them.
+
+        Raises:
+            Stopped: with the state saved.
+        """
+        number = _stop_requested(self._signals, may_ask)
+        if preempted and number is None:
+            number = signal.SIGTERM
+        if number is not None:
+            self._check_finite(self._reporter.recent())
+            step = int(unreplicate(self._state.step))
+            if self._plan.checks_replicas(step, saves=True):
+                check_replicas(self._state, step)
+            self._save()
+            self._checkpoints.wait()
+            raise Stopped(number)
+
+    def finish(self) -> None:
+        """Wait for the last checkpoint, and write the weights."""
+        experiment, workdir = self._experiment, self._workdir
+        self._checkpoints.wait()
+        # An error of the main process ends the others, too.
+        distributed.main_process_first("metrics", self._reporter.flush)
+        distributed.main_process_first("exported", lambda: export(experiment, workdir, self._state))
+        if experiment.best_by is not None:
+            best = self._checkpoints.read_best(self._rank, ema=experiment.best_by.startswith(EMA))
+            step = self._checkpoints.best  # of several, the best that is intact
+            figures = self._evaluations.get(step, {})
+            distributed.main_process_first(
+                "exported best",
+                lambda: export_best(experiment, workdir, step, best, figures, self._reporter.say),
+            )
+        self.stop_if_requested(may_ask=True)
+
+    def _was_stopped_before_its_evaluation(self) -> bool:
+        """Whether the last process saved a checkpoint and did not come to evaluate it."""
+        step, experiment = self._start_step, self._experiment
+        last_figure = EMA + "loss" if experiment.with_ema else "loss"
+        lacking = self._plan.evaluates(step) and not has(self._evaluations, step, last_figure)
+        # Other processes may not see the newest lines yet.
+        return distributed.any_process(lacking and distributed.is_main_process())
+
+    def _unfreeze(self, step: int) -> None:
+        self._freeze = None
+        self._state = replicate(_unfrozen(self._experiment, unreplicate(self._state)))
+        self._train_step = self._make_train_step(None)
+        self._reporter.compiles()
+        self._reporter.say(f"All parameters train from step {step} on.")
+
+    def _save(self) -> None:
+        if in_bucket(self._workdir):
+            number = next(self._saves_begun)
+            distributed.main_process_first(f"held {number}", self._check_lock)
+            distributed.main_process_first(f"metrics {number}", self._reporter.flush)
+        self._checkpoints.save(self._state)
+
+    def _evaluation_of(self, variables: Any, *, with_examples: bool = False) -> Evaluation:
+        batches = itertools.count(1)
+
+        def progress(examples: int) -> None:  # resumed, the run makes up for the evaluation
+            self.stop_if_requested(may_ask=next(batches) % ASK_EVERY == 0)
+
+        return evaluate(
+            self._eval_step,
+            variables,
+            self._inputs.evaluation,
+            with_examples=with_examples,
+            progress=progress,
+        )
+
+    def _check_finite(self, recent: Mapping[int, Any]) -> None:
+        if reason := self._nonfinite.reason_to_stop(recent):
+            raise self._diverged(*reason)
+
+    def _diverged(self, step: int, problem: str) -> UserError:
+        self._checkpoints.wait()
+        rate = self._reporter.learning_rate(step)
+        return _diverged(problem, step, rate, self._workdir / CHECKPOINTS)
+
+    def _rank(self, steps: Sequence[int]) -> list[int]:
+        return ranked(steps, self._evaluations, self._experiment.best_by)
+
+    def _follow_plateau(self) -> None:
+        self._state = _with_plateau(
+            self._experiment, self._state, self._evaluations, self._reporter
+        )
 
 
 def _initial_state(experiment: Experiment, *, resuming: bool) -> tuple[TrainState, list[str]]:
@@ -341,62 +435,6 @@ def _check_evaluations(
             f"{workdir / METRICS} lacks evaluations of earlier steps, on which "
             f"config.schedule=plateau depends; restore it, or start again in another --workdir."
         )
-
-
-def _export(experiment: Experiment, workdir: Path, state: TrainState) -> None:
-    """Write the final variables, and their average, under torch's names."""
-    if not distributed.is_main_process():
-        return
-    with _writing(f"The weights cannot be written to {workdir}"):
-        save_torch(workdir / WEIGHTS, unreplicate(state.variables))
-        if experiment.with_ema:
-            save_torch(workdir / EMA_WEIGHTS, unreplicate(state.ema))
-
-
-def _export_best(
-    experiment: Experiment,
-    workdir: Path,
-    step: int | None,
-    variables: Any,
-    evaluations: Mapping[int, Mapping[str, float]],
-    reporter: Reporter,
-) -> None:
-    """Write the variables of the best checkpoint, or their average, under torch's names."""
-    if not distributed.is_main_process():
-        return
-    name = experiment.best_by
-    if step is None:
-        reporter.say(f"No checkpoint with {name} is intact: {BEST_WEIGHTS} is not written.")
-        return
-    with _writing(f"The weights cannot be written to {workdir}"):
-        save_torch(workdir / BEST_WEIGHTS, variables)
-    reporter.say(
-        f"The best checkpoint is that of step {step} ({name} {evaluations[step][name]:.4f}); its "
-        f"weights are in {workdir / BEST_WEIGHTS}."
-    )
-
-
-def _save_examples(examples: Examples, experiment: Experiment, step: int, workdir: Path) -> None:
-    """Write what pictures of the last evaluation are made from."""
-    mistakes = examples.worst_mistakes(MISTAKES)
-    images = experiment.inputs.evaluation.images(examples.number[mistakes])
-    with _writing(f"{LAST_EVALUATION} cannot be written to {workdir}"):
-        saved = SavedEvaluation(step, examples, mistakes, images)
-        save_evaluation(workdir / LAST_EVALUATION, saved)
-
-
-@contextlib.contextmanager
-def _writing(failure: str) -> Iterator[None]:
-    """Report an OSError within the block as a UserError."""
-    try:
-        yield
-    except OSError as error:
-        in_a_bucket = isinstance(error.filename, str) and in_bucket(error.filename)
-        remedy = "check the network" if in_a_bucket else "make room"
-        raise UserError(
-            f"{failure} ({error.strerror}); the last checkpoint is there: {remedy}, and start "
-            f"the same command again."
-        ) from error
 
 
 @contextlib.contextmanager
@@ -518,7 +556,7 @@ def _normalizer(
 
 
 def _train_step(
-    experiment: Experiment, normalize: Normalize, freeze: Freeze | None, debug_nans: bool
+    experiment: Experiment, normalize: Normalize, debug_nans: bool, freeze: Freeze | None
 ) -> Callable[[TrainState, Any], tuple[TrainState, Any]]:
     """The pmapped training step."""
     make = functools.partial(experiment.make_train_step, normalize=normalize, freeze=freeze)

@@ -32,6 +32,12 @@ class Clock:
         self._seconds, self._waited, self._steps = 0.0, 0.0, 0  # of this lap, without pauses
         self._since: float | None = None  # None: not started
 
+    def compiles(self) -> None:
+        """Leave the next step out, as it compiles; the clock starts again after it."""
+        if self._since is not None:
+            self._seconds += time.perf_counter() - self._since
+            self._since = None
+
     def step(self, result: Any) -> None:
         """Count a step; the clock starts after the first one, which compiles."""
         if self._since is None:
@@ -68,8 +74,11 @@ class Clock:
         Empty where no step was timed.
         """
         now = time.perf_counter()
-        seconds, waited, steps = self._seconds + now - self._since, self._waited, self._steps
-        self._seconds, self._waited, self._steps, self._since = 0.0, 0.0, 0, now
+        seconds, waited, steps = self._seconds, self._waited, self._steps
+        if self._since is not None:
+            seconds += now - self._since
+            self._since = now
+        self._seconds, self._waited, self._steps = 0.0, 0.0, 0
         if not steps:
             return {}
         return {

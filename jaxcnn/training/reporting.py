@@ -61,9 +61,17 @@ class Reporter:
 
     def timed_batches(self, batches: Iterator[tuple[Any, int]]) -> Iterator[Any]:
         """The batches without their counts of bad images, which are kept for the next line."""
+        shape = None
         for batch, skipped in self._clock.timed(batches):
             self._skipped += skipped
+            if batch["image"].shape != shape:  # of progressive resizing
+                self._clock.compiles()
+            shape = batch["image"].shape
             yield batch
+
+    def compiles(self) -> None:
+        """Do not count the time of the next step, which compiles."""
+        self._clock.compiles()
 
     def step(self, metrics: Any) -> None:
         """Note the replicated metrics of a step, which the devices may still be computing."""
