@@ -1,6 +1,5 @@
 """Fuzz the reader of checkpoints: damaged and hostile files do no harm.
 
-    pip install atheris
     python benchmarks/fuzz.py [--seconds 3600] [--keep tests/corpus]
     python benchmarks/fuzz.py --mutations 1000 [--seed 0]
 
@@ -12,7 +11,7 @@ too, needs no atheris: it reads all of these files, then as many of them with ra
 A file must load, or raise CheckpointError. Whatever it is: no code in it runs, no other file is
 opened, nothing is imported (an audit hook sees it), and the memory that it takes is bounded by its
 length. What breaks this is printed, and left as crash-HASH in the folder of --crashes. Needs the
-extra "test".
+extra "dev" (and for --mutations only "test").
 """
 
 import argparse

@@ -84,7 +84,7 @@ def hostile_pickles(canary: str) -> dict[str, bytes]:
     pairs = b"(" + b"X\x01\x00\x00\x00aK\x01\x86" * 1000 + b"l"
     # Tuples of the one before, twice: of a hundred bytes, and 2**90 to whoever shows it.
     bomb = b"]" + b"2\x86" * 90
-    deep = b"]" + b"\x85" * 100_000
+    deep = b"]" + b"\x85" * 20_000
     huge = b"\x8b" + struct.pack("<i", 20_000) + b"\x01" * 20_000
     pickles = {
         "os.system": pickle.dumps(Reduce(os.system, (command,)), 2),

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 from absl import flags
 from ml_collections import config_flags
+from tiers import tiers
 
 from jaxcnn import cli, convert, models
 from jaxcnn.errors import UserError
@@ -492,8 +493,12 @@ CHECKED = {name for name, recipe in RECIPES.items() if recipe.small} | {
     for family in FAMILIES
 }
 
+# Seconds each.
+DEEP = {"convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "inception_v3"}
+DEEP |= {"mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_y_400mf"}
 
-@pytest.mark.parametrize("name", sorted(CHECKED))
+
+@pytest.mark.parametrize("name", tiers(sorted(CHECKED), fast=CHECKED - DEEP, slow=CHECKED))
 def test_every_network_takes_the_images_of_small_datasets(name):
     config = changed(name, "digits")
     validate(config, device_count=1)

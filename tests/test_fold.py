@@ -119,8 +119,7 @@ def assert_folds(model: Classifier, size: int, seed: int = 0) -> tuple[Classifie
 
 
 @pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name == "inception_v3")) for name in NETWORKS],
+    "name", tiers(NETWORKS, fast=("mobilenet_v2", "resnet18", "vgg"), slow=NETWORKS)
 )
 def test_folded_network_computes_the_same_logits(name):
     size, arguments = NETWORKS[name]

@@ -135,7 +135,7 @@ def normalized(name):
         (("jaxcnn/testing/*.py",), ("test",)),
         (
             ("tests/**/*.py", "benchmarks/*.py"),
-            ("hub", "gcs", "parquet", "train", "visualize", "test"),
+            ("hub", "gcs", "parquet", "train", "visualize", "test", "dev"),
         ),
         (("configs/*.py",), ("train",)),
     ],

@@ -168,11 +168,13 @@ def run_line(line: str, folder: pathlib.Path) -> str:
     return result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", documented_commands("README.md"))
 def test_commands_of_the_readme_run(line, documented_files):
     assert run_line(line, documented_files)
 
 
+@pytest.mark.slow
 def test_report_on_a_trained_run_opens_in_a_browser(documented_files, tmp_path):
     commands = documented_commands("docs/training.md")
     others = documented_commands("docs/training.md", "prepare")  # see test_prepare.py

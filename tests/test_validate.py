@@ -84,6 +84,7 @@ def validated(capsys, *arguments) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_run_is_scored_as_in_its_last_evaluation(documented, workdir, data_dir, capsys):
     last = read_metrics(workdir / "metrics.jsonl")[-1]
     assert last["split"] == "eval_ema"

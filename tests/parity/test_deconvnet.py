@@ -128,7 +128,7 @@ def one_thread():
 @pytest.mark.parametrize(
     ("name", "layer", "units"),
     [
-        ("alexnet", "features.3", (0, 100)),
+        pytest.param("alexnet", "features.3", (0, 100), marks=pytest.mark.slow),
         ("alexnet", "features.8", (7,)),
         ("alexnet", "features.12", (3,)),
         ("alexnet", "classifier.1", (11,)),

@@ -55,6 +55,7 @@ def test_the_parameters_do_not_depend_on_the_image_size():
     assert jax.tree.map(jnp.shape, small) == jax.tree.map(jnp.shape, large)
 
 
+@pytest.mark.slow
 def test_images_too_small_for_the_auxiliary_head_are_refused_in_training_only():
     model = models.inception_v3(num_classes=7, dropout=0.0)
     variables, x = variables_for(model, 298)

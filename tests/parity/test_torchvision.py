@@ -25,6 +25,10 @@ NAMES = [
 FAST = {name for family in FAMILIES.values() for name in family.fast}
 KEYWORDS = [case for family in FAMILIES.values() for case in family.keywords]
 STEPPED = [name for family in FAMILIES.values() for name in family.steps]
+# The default suite compares the logits of these, CI those of all but the largest networks.
+QUICK = {"alexnet", "convnext_tiny", "mobilenet_v2", "regnet_y_400mf", "resnet18", "vgg11"}
+QUICK |= {"shufflenet_v2_x0_5", "squeezenet1_1"}
+MODERATE = {name for name in NAMES if models.model_info(name).parameters < 90e6}
 # Inception v3 takes minutes: with its auxiliary head, images of 299 pixels at least, and six of
 # them. test_inception.py steps without the head.
 STEPPED_IN_CI = set(STEPPED) - {"inception_v3"}
@@ -49,7 +53,7 @@ def test_the_parameter_tree_is_torchvisions(name):
     assert expected_torch_shapes(models.create_model(name)) == theirs
 
 
-@pytest.mark.parametrize("name", tiers(NAMES, fast=FAST, slow=NAMES))
+@pytest.mark.parametrize("name", tiers(NAMES, fast=QUICK, slow=FAST | MODERATE))
 def test_logits_equal_torchvisions(name, table):
     """In evaluation and training, with images of an odd size and seven classes."""
     x = images(2, 3, *family_of(name).size)

@@ -196,7 +196,7 @@ def lines(workdir: pathlib.Path, split: str, *names: str) -> list[list[float]]:
 
 
 @pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step:UserWarning")  # torch's
-@pytest.mark.parametrize("name", tiers(CASES, fast=("lenet5",), slow=CASES))
+@pytest.mark.parametrize("name", tiers(CASES, slow=CASES))
 def test_losses_of_two_epochs_equal_pytorchs(name, data_dir, tmp_path, monkeypatch):
     model, make_module = CASES[name]
     monkeypatch.setattr(building, "make_model", lambda config, num_classes: model)
