@@ -61,6 +61,20 @@ def shown(value: Any) -> str:
     return f"<{type(value).__name__}>"
 
 
+def missing_package(user: str, package: str, extra: str) -> UserError:
+    """The error that a package is not installed, with the way to install it.
+
+    Args:
+        user: what needs it.
+        package: its name.
+        extra: of pyproject.toml, which brings it.
+    """
+    return UserError(
+        f"{user} needs {package}, which is not installed; run pip install 'jaxcnn[{extra}]', or in "
+        f"a clone pip install -c constraints.txt -e '.[{extra}]'."
+    )
+
+
 def program() -> str:
     """The name of the program that runs, with which its messages start."""
     return "train.py" if os.path.basename(sys.argv[0]) == "train.py" else "jaxcnn"

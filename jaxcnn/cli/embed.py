@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jaxcnn.cli import network
 from jaxcnn.cli.checks import check_at_least_1
 from jaxcnn.cli.images import add_images, progress
-from jaxcnn.errors import UserError
+from jaxcnn.errors import UserError, missing_package
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,10 +115,7 @@ def _writer(out: Path) -> "Callable[[Path, Sequence[str], np.ndarray], None]":
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError as error:
-        raise UserError(
-            f"{out} needs the package pyarrow, which is not installed; pip install pyarrow, or "
-            f"write an .npz file."
-        ) from error
+        raise missing_package(str(out), "pyarrow", "parquet") from error
     return _write_parquet
 
 

@@ -1,6 +1,6 @@
 """What to install where a command needs a package that is missing."""
 
-from jaxcnn.errors import UserError
+from jaxcnn.errors import UserError, missing_package
 
 # The extra in pyproject.toml that brings a module, by the module's name.
 EXTRAS = {
@@ -29,10 +29,6 @@ def missing_extra(command: str, error: ModuleNotFoundError) -> UserError | None:
         The error to report; None: the module does not belong to an extra of jaxcnn. So a module
         that is missing within an installed package (``tensorflow.python``) stays a traceback.
     """
-    extra = EXTRAS.get(error.name or "")
-    if extra is None:
+    if error.name not in EXTRAS:
         return None
-    return UserError(
-        f"{command} needs {error.name}, which is not installed; run pip install 'jaxcnn[{extra}]', "
-        f"or in a clone pip install -c constraints.txt -e '.[{extra}]'."
-    )
+    return missing_package(command, error.name, EXTRAS[error.name])

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxcnn.cli import network
-from jaxcnn.errors import UserError
+from jaxcnn.errors import UserError, missing_package
 
 if TYPE_CHECKING:
     from jaxcnn.visualize.report import Run
@@ -131,10 +131,7 @@ class _Hub:
         try:
             from huggingface_hub import HfApi, get_token
         except ImportError as error:
-            raise UserError(
-                "jaxcnn push needs the package huggingface_hub, which is not installed; pip "
-                "install huggingface_hub."
-            ) from error
+            raise missing_package("jaxcnn push", "huggingface_hub", "hub") from error
         if get_token() is None:
             raise UserError(
                 "You are not logged in to the Hugging Face Hub; run hf auth login, or set HF_TOKEN "

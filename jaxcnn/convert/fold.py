@@ -20,7 +20,7 @@ from jax.extend.core import Jaxpr, Literal
 
 from jaxcnn.convert.state_dict import Path, expected_shapes
 from jaxcnn.errors import UserError
-from jaxcnn.models.classifier import Classifier
+from jaxcnn.models.classifier import Classifier, first_kernel
 from jaxcnn.models.layers import BatchNorm, Conv, Linear, is_batch_norm
 
 # Exactly these classes: a subclass may compute something that is not linear in its kernel.
@@ -67,7 +67,7 @@ def fold_batch_norm(
         return model, dict(variables)
     if getattr(model, "aux_logits", False):
         model = model.clone(aux_logits=False)
-    channels = _input_channels(model, leaves)
+    channels = first_kernel(model, variables.get("params", {})).shape[2]
     norms = _batch_norms(model, variables, channels)
     unfolded = sorted(".".join(norm.path) for norm in norms if norm.convolution is None)
     folded = model.clone(folded=tuple(unfolded))
@@ -121,17 +121,6 @@ def _folded_leaves(norm: _Norm, leaves: Mapping[Path, Any]) -> dict[Path, jax.Ar
         product = np.asarray(leaves[path], np.float64) * scale
         folded[path] = product.astype(leaves[path].dtype)
     return {path: jnp.asarray(value) for path, value in folded.items()}
-
-
-def _input_channels(model: Classifier, leaves: Mapping[Path, Any]) -> int:
-    path = ("params", *model.first_conv.split("."))
-    for name in ("kernel", "kernel_v"):
-        if (*path, name) in leaves:
-            return leaves[*path, name].shape[2]
-    raise UserError(
-        f"The variables do not fit this {type(model).__name__}: they have no kernel of "
-        f"{model.first_conv!r}."
-    )
 
 
 def _batch_norms(model: Classifier, variables: Mapping[str, Any], channels: int) -> list[_Norm]:

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.convert.state_dict import from_torch, to_torch
-from jaxcnn.errors import UserError, one_sentence
+from jaxcnn.errors import UserError, missing_package, one_sentence
 from jaxcnn.io.atomic import atomic_folder
 from jaxcnn.io.safetensors import write_safetensors
-from jaxcnn.models.classifier import Classifier
+from jaxcnn.models.classifier import Classifier, first_kernel
 from jaxcnn.models.layers import NORMS
 from jaxcnn.models.published import PUBLISHED, Preprocessing
 from jaxcnn.models.registry import builder_call, create_model, model_info
@@ -124,9 +124,9 @@ def save_pretrained(
         card: text of ``README.md``; None: one that says how to load the network.
 
     Raises:
-        UserError: if the model is none of :mod:`jaxcnn.models`, is folded or has an argument that
-            JSON cannot hold, if the variables are not its own, or if classes or preprocessing do
-            not fit it.
+        UserError: if the model is not one of :mod:`jaxcnn.models`, is folded or has an argument
+            that JSON cannot hold, if the variables are not its own, or if classes or preprocessing
+            do not fit it.
         OSError: if a file cannot be written.
 
     Example::
@@ -175,15 +175,12 @@ def describe(
     arguments.pop("num_classes", None)
     arguments.pop("axis_name", None)  # of somebody's training
     arguments = {key: _plain(key, value) for key, value in arguments.items()}
-    kernel: Any = variables["params"]
-    for name in model.first_conv.split("."):
-        kernel = kernel[name]
     content = {
         "architecture": architecture,
         "arguments": arguments,
         "num_classes": None if model.out_indices is not None else model.num_classes,
         "input_size": model.input_size,
-        "channels": kernel["kernel"].shape[2],
+        "channels": first_kernel(model, variables["params"]).shape[2],
         "classes": None if classes is None else list(classes),
         "preprocessing": _as_dict(preprocessing),
     }
@@ -381,10 +378,7 @@ def _file(source: str | os.PathLike[str], names: Sequence[str]) -> str | None:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
     except ImportError as error:
-        raise UserError(
-            f"{source} needs the package huggingface_hub, which is not installed; "
-            f"pip install huggingface_hub."
-        ) from error
+        raise missing_package(str(source), "huggingface_hub", "hub") from error
     repository, _, revision = source.removeprefix(HUB).partition("@")
     for name in names:
         try:

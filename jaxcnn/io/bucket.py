@@ -24,7 +24,7 @@ from typing import Any
 
 from etils.epath.gpath import PosixGPath
 
-from jaxcnn.errors import UserError, one_sentence
+from jaxcnn.errors import UserError, missing_package, one_sentence
 
 # The package for a kind of URL; it is an extra of this one by the name of the second.
 _PACKAGES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
@@ -50,10 +50,7 @@ class BucketPath(PosixGPath):
         path = cls(url)
         package, extra = _PACKAGES[path._uri_scheme]
         if importlib.util.find_spec(package) is None:
-            raise UserError(
-                f"{url} needs the package {package}, which is not installed; "
-                f"pip install 'jaxcnn[{extra}]', or pip install {package}."
-            )
+            raise missing_package(url, package, extra)
         if not path.bucket:
             raise UserError(f"{url} names no bucket; give {path._uri_scheme}://BUCKET/FOLDER.")
         return path

@@ -2,7 +2,7 @@
 
 import dataclasses
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -169,6 +169,30 @@ class Classifier(Module, kw_only=True):
     def with_classifier(self) -> "Classifier":
         """The network with its classifier, whose weights this one takes, too."""
         return self.clone(out_indices=None, num_classes=self.num_classes or 1000)
+
+
+def first_kernel(model: Classifier, params: Mapping[str, Any]) -> Any:
+    """The kernel of a network's ``first_conv``, ``[kernel height, width, C, features]``.
+
+    With weight normalization, its direction.
+
+    Args:
+        model: the network.
+        params: its parameters, or their shapes.
+
+    Raises:
+        UserError: if they have none.
+    """
+    layer: Any = params
+    for name in model.first_conv.split("."):
+        layer = layer.get(name, {})
+    for name in ("kernel", "kernel_v"):
+        if name in layer:
+            return layer[name]
+    raise UserError(
+        f"The variables do not fit this {type(model).__name__}: they have no kernel of "
+        f"{model.first_conv!r}."
+    )
 
 
 def check_image_size(model: Classifier, image_shape: Sequence[int], *, train: bool = True) -> Any:

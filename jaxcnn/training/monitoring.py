@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.data.grid import filter_grid, image_grid
-from jaxcnn.models.classifier import Classifier
+from jaxcnn.models.classifier import Classifier, first_kernel
 from jaxcnn.training.augmentation import Normalize
 from jaxcnn.training.build import Experiment
 from jaxcnn.training.devices import unreplicate
@@ -28,10 +28,7 @@ def first_filters(model: Classifier, state: TrainState) -> np.ndarray:
     Returns:
         ``[height, width, 1 or 3]`` uint8; see :func:`jaxcnn.data.grid.filter_grid`.
     """
-    layer = state.params
-    for name in model.first_conv.split("."):
-        layer = layer[name]
-    return filter_grid(unreplicate(layer["kernel"]))
+    return filter_grid(unreplicate(first_kernel(model, state.params)))
 
 
 def first_inputs(experiment: Experiment, normalize: Normalize, batch: Any) -> np.ndarray:
