@@ -24,11 +24,13 @@ def test_nothing_grows_within_half_a_minute(script, tmp_path):
 
 
 def test_growth_is_noticed(script):
-    usual = script["Sample"](memory=1000, threads=40, files=10, temporary=0)
-    steady = [[usual, dataclasses.replace(usual, threads=47, files=24)]] * 4
+    usual = script["Sample"](threads=40, files=10, temporary=0)
+    period = script["Period"]([usual, dataclasses.replace(usual, threads=47, files=24)], [1000])
+    steady = [period] * 4
     assert script["growth"](steady) == {"memory": 0.0}
     for name in ("threads", "files", "temporary"):
-        more = [dataclasses.replace(s, **{name: getattr(s, name) + 30}) for s in steady[0]]
-        assert list(script["growth"]([*steady, more])) == ["memory", name]
-    larger = [dataclasses.replace(s, memory=1020) for s in steady[0]]
+        more = [dataclasses.replace(s, **{name: getattr(s, name) + 30}) for s in period.samples]
+        last = dataclasses.replace(period, samples=more)
+        assert list(script["growth"]([*steady, last])) == ["memory", name]
+    larger = dataclasses.replace(period, memory=[1020, 1010, 5000])
     assert script["growth"]([*steady, larger]) == {"memory": pytest.approx(0.02)}
