@@ -15,6 +15,7 @@ of the second. Needs Linux with glibc.
 """
 
 import argparse
+import contextlib
 import ctypes
 import dataclasses
 import os
@@ -146,6 +147,7 @@ def soak(periods: int, seconds: float, folder: Path) -> list[Period]:
             | {"TMPDIR": str(temporary), "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
             | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
         )
+    memory.touch()
     found: list[Period] = []
     try:
         while process.poll() is None and evaluations(workdir) < 2:
@@ -154,7 +156,8 @@ def soak(periods: int, seconds: float, folder: Path) -> list[Period]:
             end = time.monotonic() + seconds
             samples, known = [], len(memory.read_text().splitlines())
             while process.poll() is None and time.monotonic() < end:
-                samples.append(sample(process.pid, temporary))
+                with contextlib.suppress(OSError):  # it has ended: see below
+                    samples.append(sample(process.pid, temporary))
                 time.sleep(min(1.0, seconds / 10))
             if process.poll() is None:
                 found.append(Period(samples, list(map(int, memory.read_text().split()))[known:]))

@@ -49,10 +49,11 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """What an error says of a value from a file.
+    """Format a value from a file for an error message.
 
-    A pickle of a few bytes can make tuples whose ``repr`` takes forever, or is nested too deeply:
-    only strings and small numbers are shown, of anything else the type: ``<tuple>``.
+    A pickle of a few bytes can make tuples whose ``repr`` takes forever, or is nested too deeply.
+    So only the start of a text, integers below 2**64 and None are shown; of anything else the type
+    is: ``<tuple>``.
     """
     if isinstance(value, str):
         return repr(value[:100])

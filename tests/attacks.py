@@ -58,20 +58,40 @@ def text(value: str) -> bytes:
     return b"X" + struct.pack("<I", len(value)) + value.encode()
 
 
+# The storage "0" of four floats.
+STORAGE = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"K\x04tQ"
+
+
 def tensor_with(metadata: bytes) -> bytes:
     """The pickle of a tensor with such metadata."""
-    storage = (
-        b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"K\x04tQ"
-    )
     sizes = b"K\x00K\x04\x85K\x01\x85\x89N"
     return (
         b"\x80\x02}"
         + text("a")
         + b"ctorch._utils\n_rebuild_tensor_v2\n("
-        + storage
+        + STORAGE
         + sizes
         + metadata
         + b"tRs."
+    )
+
+
+def negated_part(count: int) -> bytes:
+    """In a pickle: a tensor that is negated when it is read, of a part of a storage."""
+    number = b"J" + struct.pack("<i", count)
+    part = b"(" + text("part") + b"K\x00" + number + b"t"
+    storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu")
+    sizes = b"K\x00K\x01\x85K\x01\x85\x89N"
+    return (
+        b"ctorch._utils\n_rebuild_tensor_v2\n("
+        + storage
+        + number
+        + part
+        + b"tQ"
+        + sizes
+        + b"}"
+        + text("neg")
+        + b"\x88stR"
     )
 
 
@@ -111,14 +131,13 @@ def hostile_pickles(canary: str) -> dict[str, bytes]:
         b"csubprocess\nPopen\n.",
         "__setstate__ by BUILD": b"\x80\x02ccollections\nOrderedDict\n)R}" + text("__setstate__")
         + b"cos\nsystem\nsb" + text(command) + b"b.",
-        "an attribute of a known name": b"\x80\x04\x8c\x0bcollections\x8c\x1cOrderedDict.__init__"
+        "an attribute of a known name": b"\x80\x04\x8c\x0bcollections\x8c\x20OrderedDict.__init__"
         b".__globals__\x93.",
         "a torch name that is not needed": b"ctorch\nload\n(S'x'\ntR.",
         "a torch submodule": b"ctorch.storage\n_load_from_bytes\n(S'x'\ntR.",
         # CVE-2026-24747
         "SETITEM on a list": b"\x80\x02]K\x00K\x01s.",
-        "SETITEM on a storage": b"\x80\x02(" + text("storage") + b"ctorch\nFloatStorage\n"
-        + text("0") + text("cpu") + b"K\x04tQK\x00K\x01s.",
+        "SETITEM on a storage": b"\x80\x02" + STORAGE + b"K\x00K\x01s.",
         "SETITEMS on a tensor": tensor_with(b"}")[:-2] + b"(K\x00K\x01us.",
         "BUILD on a tensor": tensor_with(b"}")[:-2] + b"(K\x01K\x02K\x03tbK\x00K\x01ss.",
         "APPENDS on a dict": b"\x80\x02}(K\x01e.",
@@ -130,6 +149,28 @@ def hostile_pickles(canary: str) -> dict[str, bytes]:
         "a long of 2**31 bytes": b"\x80\x02\x8b\xff\xff\xff\x7f1.",
         "a number of a million digits": b"I" + b"9" * 10**6 + b"\n.",
         "a huge key": b"\x80\x02}" + huge + b"K\x01s.",
+        # All numbers that are multiples of 2**61 - 1 have the hash 0.
+        "keys with the same hash": b"\x80\x02}(" + b"".join(
+            b"\x8a\x0a" + (n * (2**61 - 1)).to_bytes(10, "little") + b"N" for n in range(50_000)
+        ) + b"u.",
+        "places in the memo with the same hash": b"\x80\x02}" + b"".join(
+            b"p%d\n" % (n * (2**61 - 1)) for n in range(1, 50_000)
+        ) + b".",
+        "a long tuple as a key, again and again": b"\x80\x02}(" + b"N" * 100_000 + b"tq\x010"
+        + b"h\x01Ns" * 20_000 + b".",
+        "a long tuple as arguments, again and again": b"\x80\x02](" + b"N" * 100_000 + b"tq\x010"
+        + b"ctorch\ndevice\nq\x020" + b"h\x02h\x01R0" * 20_000 + b".",
+        "a long tuple as an identifier, again and again": b"\x80\x02](" + text("storage")
+        + b"N" * 100_000 + b"tq\x010" + b"h\x01Q0" * 20_000 + b".",
+        "a scalar of a long string, again and again": b"\x80\x02cnumpy._core.multiarray\nscalar\n"
+        b"q\x00cnumpy\ndtype\nU\x07S100000\x85Rq\x01B\xa0\x86\x01\x00" + b"a" * 100_000 + b"q\x02"
+        + b"h\x00h\x01h\x02\x86R" * 300 + b".",
+        "a name of a megabyte around a thousand": b"\x80\x02}" + b"X" + struct.pack("<I", 10**6)
+        + b"a" * 10**6 + b"}(" + b"".join(text(str(n)) + b"}" for n in range(1000)) + b"us.",
+        "a name that a terminal obeys": tensor_with(b"}").replace(text("a"), text("a\x1b[31m"), 1),
+        "a name of a surrogate": tensor_with(b"}").replace(
+            text("a"), b"X\x03\0\0\0\xed\xa0\x80", 1
+        ),
         "a huge number in a key": b"\x80\x02}" + huge + b"\x85K\x01s.",
         "a huge number as a place in the memo": b"\x80\x02g" + b"1" * 4000 + b"\n.",
         "keys of tuples of tuples": b"\x80\x02}(K\x01K\x01\x86" + b"2\x86" * 90 + b"K\x01u.",
@@ -139,7 +180,7 @@ def hostile_pickles(canary: str) -> dict[str, bytes]:
         + b"q\x02" + b"h\x01h\x02\x85R" * 1000 + b".",
         "a dict in the place of a pair": b"\x80\x02ccollections\nOrderedDict\n]}(K\x01K\x01K\x02K"
         b"\x02ua\x85R.",
-        "an array of 2**62 axes": b"\x80\x02cnumpy._core.numeric\n_frombuffer\n(U\x01acnumpy\n"
+        "an array of a thousand axes": b"\x80\x02cnumpy._core.numeric\n_frombuffer\n(U\x01acnumpy\n"
         b"dtype\nU\x02u1\x85R" + b"(" + b"K\x01" * 1000 + b"tU\x01CtR.",
         # Structure
         "an empty stack": b"\x80\x02.",
@@ -174,10 +215,18 @@ def zip_of(pickled: bytes, **members: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def legacy_of(pickled: bytes) -> bytes:
-    """A file as PyTorch before 1.6 wrote it, with a pickle and no storages."""
+def legacy_of(pickled: bytes, count: int = 4) -> bytes:
+    """A file as PyTorch before 1.6 wrote it, with a pickle and the storage that it uses.
+
+    Args:
+        pickled: the pickle.
+        count: floats in the storage.
+    """
     head = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}]
-    return b"".join(pickle.dumps(value, 2) for value in head) + pickled + b"\x80\x02]."
+    storages = b"\x80\x02]."
+    if text("storage") + b"ctorch\nFloatStorage\n" in pickled:
+        storages = b"\x80\x02]" + text("0") + b"a." + struct.pack("<q", count) + bytes(4 * count)
+    return b"".join(pickle.dumps(value, 2) for value in head) + pickled + storages
 
 
 def tar_of(storages: bytes, tensors: bytes, pickled: bytes) -> bytes:
@@ -225,6 +274,22 @@ def directory_changed(data: bytes, name: bytes, offset: int, layout: str, value:
     return bytes(content)
 
 
+def safetensors_of(header: bytes, content: bytes = b"") -> bytes:
+    """A safetensors file."""
+    return struct.pack("<Q", len(header)) + header + content
+
+
+def tar_headers(*kinds_and_sizes: tuple[bytes, bytes]) -> bytes:
+    """Headers of a tar archive, of such kinds, that state such sizes."""
+    data = b""
+    for kind, size in kinds_and_sizes:
+        head = b"a".ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2 + size.ljust(12, b"\0")
+        rest = kind + bytes(100) + b"ustar\x0000" + bytes(247)
+        checksum = sum(head.ljust(148, b"\0") + b" " * 8 + rest)
+        data += head.ljust(148, b"\0") + b"%06o\0 " % checksum + rest
+    return data + bytes(1024)
+
+
 def hostile_archives(canary: str) -> dict[str, bytes]:
     """Whole files by name."""
     evil = hostile_pickles(canary)["os.system"]
@@ -266,18 +331,124 @@ def hostile_archives(canary: str) -> dict[str, bytes]:
             b"archive/data/1", 42, "<I", sound.index(b"archive/data/0") - 30,
         ),
         "a zip bomb": zip_bomb(state_with(2**20, 0, (2**20,), (1,)), 2**22),
-        "a safetensors header with a list as a dtype": struct.pack("<Q", 52)
-        + b'{"a":{"dtype":[],"shape":[1],"data_offsets":[0,1] }}' + b"0",
-        "a safetensors header that is too deep": struct.pack("<Q", 100_000)
-        + b'{"a":' + b"[" * 99_995,
+        "a safetensors header with a list as a dtype": safetensors_of(
+            b'{"a":{"dtype":[],"shape":[1],"data_offsets":[0,1]}}', b"0"
+        ),
+        "a safetensors header in UTF-16": safetensors_of(
+            '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'.encode("utf-16-le"), b"0"
+        ),
+        "a safetensors header that is too deep": safetensors_of(
+            b'{"a":' + b"[" * 50_000 + b"]" * 50_000 + b"}"
+        ),
+        "a safetensors header that is deep, with a checksum": safetensors_of(
+            b'{"__metadata__":{"jaxcnn_sha256":"0"},"a":{"b":' + b"[" * 900 + b"]" * 900 + b"}}"
+        ),
+        "a safetensors shape that is impossible": safetensors_of(
+            b'{"a":{"dtype":"F32","shape":[0,4611686018427387903],"data_offsets":[0,0]}}'
+        ),
+        "a safetensors name that a terminal obeys": safetensors_of(
+            b'{"\\u001b[31m":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"0"
+        ),
+        # Negated parts of one storage: each would be a copy of it.
+        "a storage negated again and again": legacy_of(
+            b"\x80\x02}(" + b"".join(text(str(n)) + negated_part(25_000) for n in range(99)) + b"u.",
+            25_000,
+        ),
+        "a tar archive whose headers are read forever": tar_headers((b"x", b"-1536")),
+        "a tar archive of long names of long names": tar_headers(*[(b"L", b"0")] * 3000),
+        "a tar tensor with an impossible stride": tar_of(
+            b"K\x01.(K\x00" + text("cpu") + b"ctorch\nFloatStorage\nt." + struct.pack("<q", 1)
+            + bytes(4) + b"].",
+            b"K\x01.(K\x01K\x00Nt." + struct.pack("<ii3q", 1, 0, 1, 2**61, 0),
+            b"}" + text("a") + b"K\x01Qs.",
+        ),
     }  # fmt: skip
+
+
+# What the error says. Of the other attacks: that the file was not read, as it asks for a function.
+WORDS = {
+    "has no tensors": (
+        *("a huge key", "a huge number in a key", "keys with the same hash"),
+        *("a long tuple as a key, again and again", "a bomb as a key", "a depth as a key"),
+        *("keys of tuples of tuples", "a dict in the place of a pair"),
+        "a name of a megabyte around a thousand",
+    ),
+    # A zip archive has one; in a legacy file the next one lists the storages.
+    "has no tensors|asks for 'os.system'": ("a second pickle",),
+    "does not occur in checkpoints": ("EXT1", "a frozen set"),
+    "adds items to something other than": (
+        *("SETITEM on a list", "SETITEM on a storage", "SETITEMS on a tensor"),
+        *("BUILD on a tensor", "APPENDS on a dict"),
+    ),
+    "refers to object .*, which is not in its memo": (
+        *("a memo of four billion", "a huge number as a place in the memo"),
+    ),
+    "its pickle is cut short": (
+        *("a string of four gigabytes", "a string of 2**63 bytes"),
+        *("a string of negative length", "a long of 2**31 bytes"),
+    ),
+    "a line in its pickle has no end": ("a number of a million digits",),
+    "memoizes under an impossible number": ("places in the memo with the same hash",),
+    "calls a function with 100,000 arguments": ("a long tuple as arguments, again and again",),
+    "a storage has no valid identifier": (
+        *("a long tuple as an identifier, again and again", "a persistent id that is unknown"),
+        *("a persistent id that is not a tuple", "a bomb as an identifier"),
+        "a depth as an identifier",
+    ),
+    "its objects are larger than the file": (
+        *("a scalar of a long string, again and again", "a string encoded a thousand times"),
+        *("a list made a dict a thousand times", "a storage negated again and again"),
+    ),
+    "has some that cannot be printed": (
+        *("a name that a terminal obeys", "a name of a surrogate"),
+        "a safetensors name that a terminal obeys",
+    ),
+    "has no valid shape and dtype": ("an array of a thousand axes",),
+    "pops from an empty stack": ("an empty stack",),
+    "lacks a mark": ("no mark",),
+    "a name that is not text": (
+        *("a bomb as the name of a module", "a depth as the name of a module"),
+    ),
+    "of the dtype <tuple>": ("a bomb as a dtype", "a depth as a dtype"),
+    "has unknown metadata": ("a bomb as metadata", "a depth as metadata"),
+    "has no dict of tensors": ("a bomb as the content", "a depth as the content"),
+    "contains a TorchScript program": ("a TorchScript program",),
+    "the storage of a tensor is missing": ("a bomb as a key in a tar archive",),
+    "has another name in the directory": (
+        *("another name in the directory", "a storage that is another"),
+    ),
+    "storage '0' is too short": ("a storage shorter than its count",),
+    "elements outside its storage": ("a tensor outside its storage",),
+    "ends before its tensors do": ("a storage outside the file",),
+    "its member 'data/0' is missing": ("a storage whose start is outside the file",),
+    "has a compressed member": ("a zip bomb",),
+    "has the unknown dtype <list>": ("a safetensors header with a list as a dtype",),
+    "header is not valid JSON": (
+        *("a safetensors header in UTF-16", "a safetensors header that is too deep"),
+    ),
+    "not a table of tensors": ("a safetensors header that is deep, with a checksum",),
+    "has an impossible shape": (
+        *("a safetensors shape that is impossible", "a tar tensor with an impossible stride"),
+    ),
+    "a header that is not one of a file": (
+        *("a tar archive whose headers are read forever",),
+        "a tar archive of long names of long names",
+    ),
+}  # fmt: skip
+
+
+def expected_words(name: str) -> str:
+    """What the error for an attack says."""
+    attack = name.removesuffix(", zip").removesuffix(", legacy")
+    default = f"was not read: it asks for '{attack if attack in FUNCTIONS else ''}"
+    return next((words for words, names in WORDS.items() if attack in names), default)
 
 
 def attacks(canary: str) -> dict[str, bytes]:
     """All of them, as files."""
     pickles = hostile_pickles(canary).items()
     return (
-        {f"{name}, zip": zip_of(pickled) for name, pickled in pickles}
+        {f"{name}, zip": zip_of(pickled, **{"data/0": bytes(16)}) for name, pickled in pickles}
         | {f"{name}, legacy": legacy_of(pickled) for name, pickled in pickles}
         | hostile_archives(canary)
     )

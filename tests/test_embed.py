@@ -106,7 +106,8 @@ def test_what_cannot_be_written_is_refused(photos, workdir, tmp_path, capsys, mo
     assert "--batch_size=0 must be at least 1" in error
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.delitem(sys.modules, "pyarrow.parquet", raising=False)
-    assert "needs pyarrow" in refused(capsys, *network, tmp_path / "a.parquet")
+    error = refused(capsys, *network, tmp_path / "a.parquet")
+    assert "needs pyarrow" in error and "'jaxcnn[parquet]'" in error and ".npz" in error
 
 
 def test_an_error_leaves_the_old_file(photos, workdir, tmp_path, capsys):

@@ -115,7 +115,8 @@ def _writer(out: Path) -> "Callable[[Path, Sequence[str], np.ndarray], None]":
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError as error:
-        raise missing_package(str(out), "pyarrow", "parquet") from error
+        missing = missing_package(str(out), "pyarrow", "parquet")
+        raise UserError(f"{missing} An .npz file needs no more than NumPy.") from error
     return _write_parquet
 
 

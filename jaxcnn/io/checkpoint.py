@@ -1,5 +1,6 @@
 """PyTorch's checkpoints without PyTorch."""
 
+import itertools
 import os
 import warnings
 from typing import Any
@@ -22,6 +23,7 @@ from jaxcnn.io.torch_files import (
 WRAPPERS = ("state_dict", "model", "model_state_dict", "net", "network", "weights")
 _PREFERENCE = {name: rank for rank, name in enumerate((*WRAPPERS, "", "model_ema"))}
 _DEPTH = 4  # of dicts in dicts that may be weights
+_LONGEST_NAME = 1000
 
 StateDict = dict[str, np.ndarray]
 
@@ -61,14 +63,16 @@ def load_checkpoint(path: str | os.PathLike[str], *, key: str | None = None) -> 
     """
     path = os.fspath(path)
     content = read_file(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} has no dict of tensors; save a state_dict().")
     # NumPy's arrays are weights only where no tensors are.
     found = _state_dicts(content, np.ndarray) or _state_dicts(content, PickledArray)
     if key is not None:
         if key in found:
-            return found[key]
+            return _with_checked_names(found[key], path)
     elif found:
-        return found[_choose(found, path)]
-    names = ", ".join(map(shown, content)) if isinstance(content, dict) else "no dict"
+        return _with_checked_names(found[_choose(found, path)], path)
+    names = ", ".join(map(shown, itertools.islice(content, 50)))
     raise CheckpointError(
         f"{path} has no tensors{'' if key is None else f' under {key!r}'} (it has: "
         f"{names[:500] or 'nothing'}); "
@@ -129,11 +133,22 @@ def _state_dicts(content: Any, kind: type) -> dict[str, StateDict]:
         if tensors := _tensors(value, kind):
             found[name] = tensors
         for key, item in value.items():
-            if isinstance(key, str):
+            if isinstance(item, dict) and isinstance(key, str) and len(key) <= _LONGEST_NAME:
                 visit(item, f"{name}.{key}" if name else key, depth + 1)
 
     visit(content, "", 0)
     return found
+
+
+def _with_checked_names(state_dict: StateDict, path: str) -> StateDict:
+    """The same, if terminals and tables can show its names."""
+    for name in state_dict:
+        if len(name) > _LONGEST_NAME or not name.isprintable():
+            raise CheckpointError(
+                f"{path} was not read: a tensor's name, {ascii(name[:50])}, is longer than "
+                f"{_LONGEST_NAME:,} characters or has some that cannot be printed."
+            )
+    return state_dict
 
 
 def _choose(found: dict[str, StateDict], path: str) -> str:

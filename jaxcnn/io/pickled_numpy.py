@@ -92,7 +92,9 @@ def numpy_names(path: str, spend: Callable[[int], None]) -> dict[str, Any]:
         return _DType(np.dtype(code), path)
 
     def scalar(dtype: Any, data: Any = b"") -> Any:
-        return _array(data_of(data), dtype, (), "C", path)[()]
+        content = data_of(data)
+        spend(len(content))  # a scalar is a copy
+        return _array(content, dtype, (), "C", path)[()]
 
     def from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> PickledArray:
         return PickledArray(path, data_of).fill(data, dtype, shape, order)

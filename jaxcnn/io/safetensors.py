@@ -97,9 +97,17 @@ def _header(data: np.ndarray, damaged: Any) -> tuple[dict[str, Any], np.ndarray]
         header = json.loads(data[8 : 8 + length].tobytes().decode())  # UTF-8, and nothing else
     except (ValueError, RecursionError) as error:
         raise damaged("its header is not valid JSON") from error
-    if not isinstance(header, dict):
+    if not isinstance(header, dict) or not all(map(_is_flat, header.values())):
         raise damaged("its header is not a table of tensors")
     return header, data[8 + length :]
+
+
+def _is_flat(entry: Any) -> bool:
+    """Whether an entry of a header has what the format knows: texts, and lists of numbers."""
+    return isinstance(entry, dict) and all(
+        isinstance(value, str) or (isinstance(value, list) and all(type(n) is int for n in value))
+        for value in entry.values()
+    )
 
 
 def _check_content(header: dict[str, Any], content: np.ndarray, damaged: Any) -> bool:
@@ -138,6 +146,8 @@ def _tensor(content: np.ndarray, entry: Any, name: str, damaged: Any) -> np.ndar
         raise damaged(f"{name[:100]!r} has {len(shape)} axes")
     start, end = offsets
     size = math.prod(shape) * _DTYPES[dtype].itemsize
+    if math.prod(n for n in shape if n) * _DTYPES[dtype].itemsize >= 2**62:
+        raise damaged(f"{name[:100]!r} has an impossible shape")
     if not start <= end <= content.size or end - start != size:
         raise damaged(f"{name[:100]!r} has a shape that does not match its byte count")
     return content[start:end].view(_DTYPES[dtype]).reshape(shape)

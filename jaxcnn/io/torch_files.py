@@ -18,7 +18,6 @@ import pickle
 import re
 import struct
 import sys
-import tarfile
 import zipfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -87,10 +86,12 @@ class Storage:
     Attributes:
         dtype: of its elements.
         data: its bytes, ``[n]`` uint8, over the file's memory map.
+        spend: called with the bytes of each copy; raises if they are too many for the file.
     """
 
     dtype: np.dtype
     data: np.ndarray
+    spend: Callable[[int], None] = dataclasses.field(repr=False)
     _changed: dict[tuple[np.dtype, bool, bool], "Storage"] = dataclasses.field(
         default_factory=dict, repr=False
     )
@@ -98,7 +99,7 @@ class Storage:
     def part(self, offset: int, count: int) -> "Storage":
         """Some of its elements, as a storage of their own."""
         size = self.dtype.itemsize
-        return Storage(self.dtype, self.data[offset * size : (offset + count) * size])
+        return Storage(self.dtype, self.data[offset * size : (offset + count) * size], self.spend)
 
     def changed(self, dtype: np.dtype, conjugate: bool, negate: bool) -> "Storage":
         """A copy with conjugated or negated elements; made once for all views.
@@ -110,10 +111,11 @@ class Storage:
         """
         key = dtype, conjugate, negate
         if key not in self._changed:
+            self.spend(self.data.size)
             values = self.data[: self.data.size // dtype.itemsize * dtype.itemsize].view(dtype)
             values = np.conj(values) if conjugate else values
             values = np.negative(values) if negate else values
-            self._changed[key] = Storage(dtype, values.view(np.uint8))
+            self._changed[key] = Storage(dtype, values.view(np.uint8), self.spend)
         return self._changed[key]
 
 
@@ -157,7 +159,8 @@ def tensor(
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if count and last >= storage.data.size // dtype.itemsize:
         raise damaged(f"elements outside its storage (shape {size}, strides {stride})")
-    if math.prod(n for n in size if n) * dtype.itemsize >= 2**62:
+    largest = max(math.prod(n for n in size if n), *stride, 0)
+    if largest * dtype.itemsize >= 2**62:
         raise damaged(f"an impossible shape, {size}")
     if not count:
         return np.zeros(size, dtype)
@@ -184,16 +187,26 @@ def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62
 
 
-def _names(path: str, file_size: int) -> dict[str, Any]:
-    """What the names in the pickle of a checkpoint stand for."""
+def _budget(path: str, file_size: int) -> Callable[[int], None]:
+    """What is called with the size of each copy that reading a file makes.
+
+    A pickle can ask for a copy in a few bytes: without a limit it could fill memory. A sound file
+    has each storage copied three times at most (conjugated, negated, both), and its pickle read
+    twice.
+    """
     spent = 0
 
     def spend(size: int) -> None:
-        # Calls copy what a pickle repeats in a few bytes: without a limit it could fill memory.
         nonlocal spent
         spent += size
-        if spent > file_size:
+        if spent > 4 * file_size:
             raise CheckpointError(f"{path} was not read: its objects are larger than the file.")
+
+    return spend
+
+
+def _names(path: str, spend: Callable[[int], None]) -> dict[str, Any]:
+    """What the names in the pickle of a checkpoint stand for."""
 
     def rebuild(
         storage: Any,
@@ -266,6 +279,8 @@ class _Identifier(NamedTuple):
 
 def _identifier(value: Any, path: str) -> _Identifier:
     """Check the persistent id of a storage: ("storage", type, key, location, count[, view])."""
+    if isinstance(value, tuple) and len(value) > 6:
+        raise CheckpointError(f"{path} is damaged: a storage has no valid identifier.")
     match value:
         case ("module", *_):
             raise CheckpointError(f"{path} contains a whole module; save its state_dict() instead.")
@@ -313,7 +328,7 @@ def read_zip(data: np.ndarray, path: str) -> Any:
     """
     try:
         with zipfile.ZipFile(io.BufferedReader(_Reader(data))) as archive:
-            members = {info.filename: info for info in archive.infolist()}
+            members = {info.orig_filename: info for info in archive.infolist()}
     # All that zipfile raises on damaged headers, as found by fuzzing.
     except (
         zipfile.BadZipFile,
@@ -352,27 +367,31 @@ def read_zip(data: np.ndarray, path: str) -> Any:
         encoding = "utf-8" if info.flag_bits & _NAMES_ARE_UTF8 else "cp437"
         if data[head : head + name_length].tobytes() != info.orig_filename.encode(encoding):
             raise CheckpointError(
-                f"{path} is damaged: its directory and its content name {name[:100]!r} differently."
+                f"{path} is damaged: its member {name[:100]!r} has another name in the directory."
             )
         start = head + name_length + extra_length
         return _part(data, start, info.file_size, _BYTE, path)
 
     swap = f"{folder}byteorder" in members and member("byteorder").tobytes() == b"big"
     storages: dict[str, Storage] = {}
+    spend = _budget(path, data.size)
 
     def persistent_load(value: Any) -> Storage:
         identifier = _identifier(value, path)
         key, dtype = identifier.key, identifier.dtype
         if key not in storages:
             content = member(f"data/{key}")
-            storages[key] = Storage(dtype, _native(content, dtype) if swap else content)
+            if swap:
+                spend(content.size)
+                content = _native(content, dtype)
+            storages[key] = Storage(dtype, content, spend)
         storage = storages[key]
         if storage.dtype != dtype or identifier.count * dtype.itemsize > storage.data.size:
             raise CheckpointError(f"{path} is damaged: storage {key[:100]!r} is too short.")
         return storage
 
     pickled = member("data.pkl")
-    return Unpickler(pickled.data, _names(path, data.size), persistent_load, path).load()
+    return Unpickler(pickled.data, _names(path, spend), persistent_load, path).load()
 
 
 def _native(content: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -432,7 +451,8 @@ def read_legacy(data: np.ndarray, path: str) -> Any:
     Raises:
         CheckpointError: if it is damaged, or needs more than plain data.
     """
-    names = _names(path, 2 * data.size)  # it is read twice
+    spend = _budget(path, data.size)
+    names = _names(path, spend)
     dtypes: dict[str, np.dtype] = {}
     storages: dict[str, Storage] = {}
 
@@ -476,17 +496,17 @@ def read_legacy(data: np.ndarray, path: str) -> Any:
     for key in keys:
         if key not in dtypes or key in storages:
             raise CheckpointError(f"{path} is damaged: nothing uses its storage {key[:100]!r}.")
-        storages[key], position = _counted_storage(data, position, dtypes[key], path)
+        storages[key], position = _counted_storage(data, position, dtypes[key], spend, path)
     return Unpickler(data.data, names, persistent_load, path, start).load()
 
 
 def _counted_storage(
-    data: np.ndarray, position: int, dtype: np.dtype, path: str
+    data: np.ndarray, position: int, dtype: np.dtype, spend: Callable[[int], None], path: str
 ) -> tuple[Storage, int]:
     """Read a storage that follows its number of elements (int64); also return where it ends."""
     (count,) = struct.unpack("<q", _part(data, position, 8, _BYTE, path).tobytes())
     content = _part(data, position + 8, count, dtype, path)
-    return Storage(dtype, content), position + 8 + content.size
+    return Storage(dtype, content, spend), position + 8 + content.size
 
 
 # --- tar
@@ -502,18 +522,11 @@ def read_tar(data: np.ndarray, path: str) -> Any:
     Raises:
         CheckpointError: if it is damaged, or needs more than plain data.
     """
-    members: dict[str, np.ndarray] = {}
-    try:
-        with tarfile.open(fileobj=io.BufferedReader(_Reader(data)), mode="r:") as archive:
-            for info in archive:
-                if info.name in ("storages", "tensors", "pickle") and info.isreg():
-                    members[info.name] = _part(data, info.offset_data, info.size, _BYTE, path)
-    except (tarfile.TarError, OverflowError, ValueError, EOFError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}.") from error
-    if len(members) != 3:
+    members = _tar_members(data, path)
+    if members.keys() != {b"storages", b"tensors", b"pickle"}:
         raise CheckpointError(f"{path} is a tar archive, but not one that torch.save wrote.")
 
-    def machine(name: str, persistent_load: Callable[[Any], Any]) -> Unpickler:
+    def machine(name: bytes, persistent_load: Callable[[Any], Any]) -> Unpickler:
         return Unpickler(members[name].data, names, persistent_load, path)
 
     def count(reader: Unpickler) -> int:
@@ -522,13 +535,16 @@ def read_tar(data: np.ndarray, path: str) -> Any:
             raise CheckpointError(f"{path} is damaged: its tensor count is missing.")
         return number
 
-    names = _names(path, data.size)
+    spend = _budget(path, data.size)
+    names = _names(path, spend)
     storages: dict[Any, Storage] = {}
-    content, reader = members["storages"], machine("storages", lambda _: None)
+    content, reader = members[b"storages"], machine(b"storages", lambda _: None)
     for _ in range(count(reader)):
         key, _, storage_type = _triple(reader.load(), path)
         dtype = _storage_type(storage_type, path)
-        storages[key], reader.position = _counted_storage(content, reader.position, dtype, path)
+        storages[key], reader.position = _counted_storage(
+            content, reader.position, dtype, spend, path
+        )
     views = reader.load()
     for view in views if isinstance(views, list) else ():
         if not (isinstance(view, tuple) and len(view) == 4 and all(map(_whole, view))):
@@ -542,7 +558,7 @@ def read_tar(data: np.ndarray, path: str) -> Any:
     for prefix, name in _STORAGES.items():
         names[f"torch.{prefix}Tensor"] = _DType(np.dtype(_DTYPES[name]))
     tensors: dict[Any, np.ndarray] = {}
-    content, reader = members["tensors"], machine("tensors", lambda _: None)
+    content, reader = members[b"tensors"], machine(b"tensors", lambda _: None)
     for _ in range(count(reader)):
         key, storage_key, _ = _triple(reader.load(), path)
         if not _whole(storage_key) or storage_key not in storages:
@@ -560,11 +576,43 @@ def read_tar(data: np.ndarray, path: str) -> Any:
     def persistent_load(identifier: Any) -> Any:
         if isinstance(identifier, str) and re.fullmatch(r"\d{1,20}", identifier, re.ASCII):
             identifier = int(identifier)
-        if not isinstance(identifier, int) or identifier not in tensors:
+        if not _whole(identifier) or identifier not in tensors:
             raise CheckpointError(f"{path} is damaged: a tensor is missing.")
         return tensors[identifier]
 
-    return machine("pickle", persistent_load).load()
+    return machine(b"pickle", persistent_load).load()
+
+
+def _tar_members(data: np.ndarray, path: str) -> dict[bytes, np.ndarray]:
+    """The plain files in a tar archive, by name.
+
+    Not by :mod:`tarfile`, which reads the headers of some archives forever (CVE-2025-8194), or
+    recursively.
+    """
+    members: dict[bytes, np.ndarray] = {}
+    position = 0
+    while position + 512 <= data.size:
+        header = data[position : position + 512].tobytes()
+        if not any(header):
+            break
+        checksum, size = _tar_number(header[148:156]), _tar_number(header[124:136])
+        blanked = header[:148] + b" " * 8 + header[156:]
+        if size is None or checksum != sum(blanked) or header[156:157] not in (b"0", b"\0"):
+            raise CheckpointError(
+                f"{path} is damaged, or not a tar archive that torch.save wrote: it has a header "
+                f"that is not one of a file."
+            )
+        members[header[:100].rstrip(b"\0")] = _part(data, position + 512, size, _BYTE, path)
+        position += 512 + (size + 511) // 512 * 512
+    return members
+
+
+def _tar_number(field: bytes) -> int | None:
+    """A number in a tar header: octal digits, or, if large, binary after a byte 0x80."""
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:], "big")
+    digits = field.strip(b" \0")
+    return int(digits or b"0", 8) if re.fullmatch(rb"[0-7]*", digits) else None
 
 
 def _triple(value: Any, path: str) -> tuple[Any, Any, Any]:

@@ -7,7 +7,7 @@ that its caller lists by name; any other name is refused as soon as it occurs.
 
 import re
 import struct
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxcnn.errors import CheckpointError, shown
@@ -39,7 +39,7 @@ _MARK = object()
 # tensors need fewer operations.
 _MAX_OPERATIONS = 2_000_000
 _MAX_DIGITS = 4096  # int() of longer decimal strings is refused by Python itself
-_HASHABLE = (str, bytes, int, float, bool, type(None))
+_MAX_ARGUMENTS = 16
 
 
 class Unpickler:
@@ -157,18 +157,16 @@ class Unpickler:
             raise self._error("its pickle has a key without a value")
         target = self._top(dict)
         for key, value in zip(items[::2], items[1::2], strict=True):
-            target[self._key(key)] = value
-
-    def _key(self, key: Any) -> Hashable:
-        # Flat keys only: hashing tuples of tuples of ... can take forever.
-        flat = isinstance(key, tuple) and all(isinstance(part, _HASHABLE) for part in key)
-        if not flat and not isinstance(key, _HASHABLE):
-            raise self._error(f"a dict has a {type(key).__name__} as its key")
-        return key
+            # No weights have other keys, and hashing those can take forever: tuples of tuples,
+            # long numbers, numbers whose hashes are all the same.
+            if isinstance(key, str):
+                target[key] = value
 
     def _put(self, index: int) -> None:
         if not self._stack or self._stack[-1] is _MARK:
             raise self._error("its pickle memoizes from an empty stack")
+        if not 0 <= index < 2**32:
+            raise self._error("its pickle memoizes under an impossible number")
         self._memo[index] = self._stack[-1]
 
     def _get(self, index: int) -> None:
@@ -194,6 +192,8 @@ class Unpickler:
         arguments, target = self._pop(), self._pop()
         if not isinstance(target, Call) or not isinstance(arguments, tuple):
             raise self._error("its pickle calls something that is not a function")
+        if len(arguments) > _MAX_ARGUMENTS:  # each call copies them
+            raise self._error(f"its pickle calls a function with {len(arguments):,} arguments")
         self._push(self._checked(target.function, *arguments))
 
     def _build(self) -> None:

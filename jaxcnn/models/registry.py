@@ -271,7 +271,7 @@ def builder_call(model: Classifier) -> tuple[str, dict[str, Any]]:
             calls.append((builder, arguments))
     if not calls:
         raise UserError(
-            f"create_model builds no network like this {type(model).__name__}; see "
+            f"create_model cannot build this {type(model).__name__}; see "
             f"jaxcnn.models.list_models()."
         )
     # A resnet50 of double width is a wide_resnet50_2, and the vgg of the defaults a vgg11.

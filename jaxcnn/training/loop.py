@@ -89,10 +89,13 @@ def train_and_evaluate(
             run.train(step, batch)
             if plan.logs(step):
                 run.log(step)
-            if run.saves(step):  # before the evaluation, which may fail
+            due = run.saves(step)
+            run.check_replicas(step, saves=due)
+            if due:  # before the evaluation, which may fail
                 run.save()
             if plan.evaluates(step):
                 run.evaluate(step)
+                run.follow_plateau()
             run.stop_if_requested(
                 may_ask=plan.logs(step) or step % ASK_EVERY == 0,
                 preempted=distributed.is_preempted(step),
@@ -162,10 +165,9 @@ class _Run:
         self._skipped = 0  # bad images of this epoch, over all hosts
         self._nonfinite = NonfiniteSteps(experiment.max_nonfinite)
         self._saves_begun = itertools.count()
-        self._saved_at = time.monotonic()
 
     def start(self) -> None:
-        """Make up for what the last process did not come to."""
+        """Run the evaluation that the last process did not finish, and restore what follows."""
         if not distributed.is_single_process():
             self._signals.install()  # all stop together, or some would wait for the others
         if self._experiment.best_by is not None:
@@ -173,12 +175,12 @@ class _Run:
         if self._lacks_evaluation:
             self.evaluate(self._start_step)
         _check_evaluations(self._experiment, self._start_step, self._evaluations, self._workdir)
-        self._follow_plateau()
+        self.follow_plateau()
         self._saved_at = time.monotonic()
 
     def batches(self) -> Iterator[tuple[int, Any]]:
         """The number of each step that is left, and its batch on the devices."""
-        yield from enumerate(self._reporter.timed_batches(self._batches), self._start_step + 1)
+        return enumerate(self._reporter.timed_batches(self._batches), self._start_step + 1)
 
     def train(self, step: int, batch: Any) -> None:
         """Take a step; the devices may still be computing it afterwards."""
@@ -214,14 +216,24 @@ class _Run:
             self._skipped = 0
 
     def saves(self, step: int) -> bool:
-        """Whether a checkpoint is due after a step, where the replicas are compared as well."""
+        """Whether a checkpoint is due after a step; every process must call this."""
         every = self._experiment.save_every_minutes
-        due = self._plan.saves(step) or (
+        return self._plan.saves(step) or (
             self._plan.logs(step) and _minutes_have_passed(every, self._saved_at)
         )
-        if self._plan.checks_replicas(step, saves=due):
+
+    def check_replicas(self, step: int, *, saves: bool) -> None:
+        """Compare the replicas, if that is due.
+
+        Args:
+            step: the last one.
+            saves: whether a checkpoint is saved.
+
+        Raises:
+            UserError: if they differ.
+        """
+        if self._plan.checks_replicas(step, saves=saves):
             check_replicas(self._state, step)
-        return due
 
     def save(self) -> None:
         """Begin to save a checkpoint."""
@@ -230,7 +242,7 @@ class _Run:
         self._saved_at = time.monotonic()
 
     def evaluate(self, step: int) -> None:
-        """Evaluate the weights and their average, and let the learning rate follow."""
+        """Evaluate the weights and their average."""
         experiment, reporter = self._experiment, self._reporter
         with reporter.paused(), _memory_errors(_less_memory_in_evaluation(experiment)):
             last = step == self._plan.num_steps
@@ -253,7 +265,12 @@ class _Run:
         if experiment.best_by is not None:
             best = self._checkpoints.best
             self._checkpoints.best = self._rank([step] if best is None else [best, step])[0]
-        self._follow_plateau()
+
+    def follow_plateau(self) -> None:
+        """Set the learning rate that the evaluations so far ask for."""
+        self._state = _with_plateau(
+            self._experiment, self._state, self._evaluations, self._reporter
+        )
 
     def stop_if_requested(self, *, may_ask: bool, preempted: bool = False) -> None:
         """Save and stop, if a signal says so.
@@ -271,8 +288,7 @@ class _Run:
         if number is not None:
             self._check_finite(self._reporter.recent())
             step = int(unreplicate(self._state.step))
-            if self._plan.checks_replicas(step, saves=True):
-                check_replicas(self._state, step)
+            self.check_replicas(step, saves=True)
             self._save()
             self._checkpoints.wait()
             raise Stopped(number)
@@ -303,10 +319,10 @@ class _Run:
         return distributed.any_process(lacking and distributed.is_main_process())
 
     def _unfreeze(self, step: int) -> None:
+        self._reporter.compiles()
         self._freeze = None
         self._state = replicate(_unfrozen(self._experiment, unreplicate(self._state)))
         self._train_step = self._make_train_step(None)
-        self._reporter.compiles()
         self._reporter.say(f"All parameters train from step {step} on.")
 
     def _save(self) -> None:
@@ -341,11 +357,6 @@ class _Run:
 
     def _rank(self, steps: Sequence[int]) -> list[int]:
         return ranked(steps, self._evaluations, self._experiment.best_by)
-
-    def _follow_plateau(self) -> None:
-        self._state = _with_plateau(
-            self._experiment, self._state, self._evaluations, self._reporter
-        )
 
 
 def _initial_state(experiment: Experiment, *, resuming: bool) -> tuple[TrainState, list[str]]:

@@ -51,7 +51,7 @@ def export_best(
         experiment: of the run.
         workdir: where.
         step: of the checkpoint; None: none is intact, and nothing is written.
-        variables: its.
+        variables: those of the checkpoint.
         figures: of its evaluation.
         say: called with a sentence about it.
 
@@ -73,7 +73,7 @@ def export_best(
 
 
 def save_examples(examples: Examples, experiment: Experiment, workdir: Path, step: int) -> None:
-    """Write what pictures of the last evaluation are made from.
+    """Save the worst mistakes of the last evaluation, for reports.
 
     Args:
         examples: of the evaluation.

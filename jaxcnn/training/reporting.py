@@ -65,12 +65,14 @@ class Reporter:
         for batch, skipped in self._clock.timed(batches):
             self._skipped += skipped
             if batch["image"].shape != shape:  # of progressive resizing
-                self._clock.compiles()
+                self.compiles()
             shape = batch["image"].shape
             yield batch
 
     def compiles(self) -> None:
-        """Do not count the time of the next step, which compiles."""
+        """Do not count the time from now to the end of the next step, which compiles."""
+        if self._recent:
+            jax.block_until_ready(self._recent[-1])
         self._clock.compiles()
 
     def step(self, metrics: Any) -> None:

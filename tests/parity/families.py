@@ -20,7 +20,7 @@ class Family:
         size: height and width of the odd images.
         learning_rate: of the three steps.
         aux_weight: what the papers give each auxiliary head's loss.
-        fast: the models of the default suite; the others are compared in the slow one.
+        fast: those that stand for the family; test_torchvision.py says what runs with which.
     """
 
     steps: Mapping[str, tuple[int, int, int, int]]
