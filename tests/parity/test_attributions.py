@@ -78,6 +78,7 @@ def test_grad_cam(network):
     assert relative_error(ours, expected.numpy()) <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_integrated_gradients_are_complete():
     """With ReLU the gradient jumps on the way: the integral has to be refined there."""
     model = TinyNet(num_classes=3, param_dtype=jnp.float64)

@@ -129,7 +129,7 @@ def one_thread():
     ("name", "layer", "units"),
     [
         pytest.param("alexnet", "features.3", (0, 100), marks=pytest.mark.slow),
-        ("alexnet", "features.8", (7,)),
+        pytest.param("alexnet", "features.8", (7,), marks=pytest.mark.slow),
         ("alexnet", "features.12", (3,)),
         ("alexnet", "classifier.1", (11,)),
         ("zfnet", "conv2", (5, 250)),

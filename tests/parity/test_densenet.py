@@ -88,6 +88,7 @@ def channels_kept(depth: int, memory_efficient: bool) -> int:
     return sum(leaf.shape[3] for leaf in leaves if leaf.shape[:3] == x.shape[:3])
 
 
+@pytest.mark.slow
 def test_the_memory_of_memory_efficient_grows_linearly_with_depth():
     def growth_of_growth(memory_efficient):
         a, b, c = (channels_kept(depth, memory_efficient) for depth in (4, 8, 12))

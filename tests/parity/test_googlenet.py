@@ -10,6 +10,7 @@ from jaxcnn.errors import UserError
 from jaxcnn.testing.arrays import LOGITS
 
 
+@pytest.mark.slow
 def test_the_smallest_images():
     """There the windows of the pooling layers are larger than the maps."""
     model, variables, module = pair("googlenet", num_classes=7)

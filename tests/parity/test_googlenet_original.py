@@ -132,6 +132,7 @@ def test_logits_of_all_heads():
     compare_logits(3, (225, 239), aux_logits=True)
 
 
+@pytest.mark.slow
 def test_logits_without_auxiliary_heads_from_the_smallest_size():
     compare_logits(1, (31, 45), aux_logits=False)
 

@@ -16,13 +16,13 @@ P_VALUE = 1e-8
 
 
 ONE_PER_FAMILY = [(*family.fast, *family.steps)[0] for family in FAMILIES.values()]
-QUICKLY_INITIALISED = {"resnet18", "squeezenet1_1"}
+QUICKLY_INITIALIZED = {"squeezenet1_1"}
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICKLY_INITIALISED))
+        pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICKLY_INITIALIZED))
         for n in ONE_PER_FAMILY
     ],
 )

@@ -89,6 +89,7 @@ def test_norm_layer_replaces_every_norm(name):
     assert (1e-2, 0.3) in ours.values()
 
 
+@pytest.mark.slow
 def test_stochastic_depth_skips_whole_branches():
     """With a probability of 1 the block is the identity in training."""
     x = np.random.default_rng(0).standard_normal((2, 4, 4, 8))

@@ -26,7 +26,7 @@ FAST = {name for family in FAMILIES.values() for name in family.fast}
 KEYWORDS = [case for family in FAMILIES.values() for case in family.keywords]
 STEPPED = [name for family in FAMILIES.values() for name in family.steps]
 # The default suite compares the logits of these, CI those of all but the largest networks.
-QUICK = {"alexnet", "convnext_tiny", "mobilenet_v2", "regnet_y_400mf", "resnet18", "vgg11"}
+QUICK = {"alexnet", "mobilenet_v2", "regnet_y_400mf", "resnet18", "vgg11"}
 QUICK |= {"shufflenet_v2_x0_5", "squeezenet1_1"}
 MODERATE = {name for name in NAMES if models.model_info(name).parameters < 90e6}
 # Inception v3 takes minutes: with its auxiliary head, images of 299 pixels at least, and six of
