@@ -133,10 +133,14 @@ def start(
             stderr=log,
             text=True,
             cwd=ROOT,
-            env=os.environ
-            | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-            | {"JAX_PLATFORMS": "cpu"},
+            env=environment(devices),
         )
+
+
+def environment(devices: int) -> dict[str, str]:
+    """Of a process with so many devices of the CPU."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 
 def said(workdir: Path, number: int = 0) -> str:

@@ -110,19 +110,17 @@ class Reader:
 
 def sound_files() -> list[bytes]:
     """A small file of each format."""
-    sys.path.insert(0, str(ROOT / "tests"))
     from torch_writers import small_files
 
     return list(small_files().values())
 
 
-def starting_files() -> list[bytes]:
-    """tests/corpus, the attacks, and a small file of each format."""
-    sys.path.insert(0, str(ROOT / "tests"))
+def starting_files(sound: list[bytes]) -> list[bytes]:
+    """tests/corpus, the attacks, and the sound files."""
     from attacks import attacks
 
     corpus = [path.read_bytes() for path in sorted(CORPUS.glob("[!.]*"))]
-    return [*corpus, *attacks("canary").values(), *sound_files()]
+    return [*corpus, *attacks("canary").values(), *sound]
 
 
 def in_archive(data: bytes, change: Callable[[bytes], bytes]) -> bytes:
@@ -175,8 +173,9 @@ def read_changed(reader: Reader, count: int, seed: int, crashes: Path) -> int:
     Returns:
         How many violations there were.
     """
-    files, rng = starting_files(), random.Random(seed)
-    kinds = sound_files(), [data for data in files if len(data) <= LONGEST]
+    sound, rng = sound_files(), random.Random(seed)
+    files = starting_files(sound)
+    kinds = sound, [data for data in files if len(data) <= LONGEST]
     cases = [*files, *(changed(rng.choice(rng.choice(kinds)), rng) for _ in range(count))]
     loaded = found = 0
     for data in cases:
@@ -204,7 +203,7 @@ def run_libfuzzer(arguments: list[str]) -> None:
     """
     import atheris
 
-    with atheris.instrument_imports(include=["jaxcnn.io", "zipfile", "tarfile"]):
+    with atheris.instrument_imports(include=["jaxcnn.io", "zipfile"]):
         from jaxcnn.io.checkpoint import load_checkpoint
 
     def mutate(data: bytes, max_size: int, seed: int) -> bytes:
@@ -225,14 +224,12 @@ def memory_folder() -> str | None:
 
 def libfuzzer(*arguments: str | Path) -> int:
     """Run libFuzzer in a process of its own; its exit status."""
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     with tempfile.TemporaryDirectory() as folder:
         # It starts itself again to merge, by its name alone.
         name = Path(folder) / "fuzz"
         name.write_text(f'#!/bin/sh\nexec {sys.executable} {__file__} --libfuzzer "$0" "$@"\n')
         name.chmod(0o700)
-        return subprocess.run([name, *arguments], env=environment).returncode
+        return subprocess.run([name, *arguments]).returncode
 
 
 def fuzz(seconds: int, keep: Path | None, crashes: Path) -> int:
@@ -242,7 +239,8 @@ def fuzz(seconds: int, keep: Path | None, crashes: Path) -> int:
         found, smallest = Path(temporary, "found"), Path(temporary, "smallest")
         for folder in (found, smallest):
             folder.mkdir()
-        write_files(found, starting_files())
+        files = starting_files(sound_files())
+        write_files(found, files)
         print(f"Starting from {len(list(found.iterdir()))} files", flush=True)
         started = time.perf_counter()
         status = libfuzzer(
@@ -253,7 +251,7 @@ def fuzz(seconds: int, keep: Path | None, crashes: Path) -> int:
         if keep is not None:
             keep.mkdir(parents=True, exist_ok=True)
             # Only what reaches more than the files that the tests build themselves.
-            write_files(smallest, starting_files())
+            write_files(smallest, files)
             before = set(smallest.iterdir())
             libfuzzer("-merge=1", f"-max_len={LONGEST}", smallest, found)
             new = set(smallest.iterdir()) - before
@@ -268,6 +266,7 @@ def write_files(folder: Path, contents: Iterable[bytes]) -> None:
 
 
 def main() -> int:
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     if sys.argv[1:2] == ["--libfuzzer"]:
         run_libfuzzer(sys.argv[2:])
     parser = argparse.ArgumentParser(
@@ -281,7 +280,6 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.mutations is None:
         return fuzz(arguments.seconds, arguments.keep, arguments.crashes)
-    sys.path.insert(0, str(ROOT))
     from jaxcnn.io.checkpoint import load_checkpoint
 
     with tempfile.TemporaryDirectory(dir=memory_folder()) as folder:

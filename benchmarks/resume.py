@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from chaos import ROOT, differences, metrics
+from chaos import ROOT, differences, environment, metrics
 
 PART = ("--config.train_split=train[:640]", "--config.num_epochs=2", "--config.log_every_steps=1")
 SAME_DEVICE = (
@@ -82,14 +82,6 @@ def train(
     return said
 
 
-def environment(devices: int) -> dict[str, str]:
-    """Of a process with so many devices of the CPU."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    mine = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)}
-    return os.environ | mine
-
-
 def last_step(workdir: Path) -> int:
     """The step of the last whole line of metrics.jsonl; 0: there is none."""
     try:
@@ -111,6 +103,7 @@ def batch_digests(data_dir: str, starts: Sequence[int]) -> dict[int, list[str]]:
     """
     from jaxcnn.training.build import build
     from jaxcnn.training.config import open_config, resolve
+    from jaxcnn.training.devices import join
 
     run = {"train_split": "train[:640]", "num_epochs": 2, "augment__erasing": 0.25}
     experiment = build(resolve(open_config("mobilenet_v3_small", "digits", **run)), data_dir)
@@ -119,9 +112,8 @@ def batch_digests(data_dir: str, starts: Sequence[int]) -> dict[int, list[str]]:
         found[start] = []
         for batch, _ in experiment.inputs.train_batches(start, STEPS):
             digest = hashlib.sha256()
-            for name in sorted(batch):
-                array = np.asarray(batch[name])  # [devices, of each, ...]
-                digest.update(np.ascontiguousarray(array.reshape(-1, *array.shape[2:])))
+            for _, array in sorted(join(batch).items()):
+                digest.update(np.ascontiguousarray(array))
             found[start].append(digest.hexdigest())
     return found
 
@@ -209,6 +201,7 @@ def resume(stops: int, seed: int, folder: Path) -> None:
 
 
 def main() -> None:
+    sys.path.insert(0, str(ROOT))
     if sys.argv[1:2] == ["--digests"]:
         print(json.dumps(batch_digests(sys.argv[2], list(map(int, sys.argv[3:])))))
         return

@@ -12,11 +12,11 @@ import io
 import os
 import pickle
 import struct
-import tarfile
 import zipfile
 from typing import Any
 
 import torch
+from torch_writers import tar_of
 
 # Functions that run code, commands or programs, read or write files, or connect; and those that
 # find such a function by its name.
@@ -62,37 +62,23 @@ def text(value: str) -> bytes:
 STORAGE = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"K\x04tQ"
 
 
+def rebuilt(storage: bytes, metadata: bytes) -> bytes:
+    """In a pickle: a tensor of four elements of a storage, with such metadata."""
+    sizes = b"K\x00K\x04\x85K\x01\x85\x89N"
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + sizes + metadata + b"tR"
+
+
 def tensor_with(metadata: bytes) -> bytes:
     """The pickle of a tensor with such metadata."""
-    sizes = b"K\x00K\x04\x85K\x01\x85\x89N"
-    return (
-        b"\x80\x02}"
-        + text("a")
-        + b"ctorch._utils\n_rebuild_tensor_v2\n("
-        + STORAGE
-        + sizes
-        + metadata
-        + b"tRs."
-    )
+    return b"\x80\x02}" + text("a") + rebuilt(STORAGE, metadata) + b"s."
 
 
 def negated_part(count: int) -> bytes:
     """In a pickle: a tensor that is negated when it is read, of a part of a storage."""
     number = b"J" + struct.pack("<i", count)
     part = b"(" + text("part") + b"K\x00" + number + b"t"
-    storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu")
-    sizes = b"K\x00K\x01\x85K\x01\x85\x89N"
-    return (
-        b"ctorch._utils\n_rebuild_tensor_v2\n("
-        + storage
-        + number
-        + part
-        + b"tQ"
-        + sizes
-        + b"}"
-        + text("neg")
-        + b"\x88stR"
-    )
+    storage = STORAGE.removesuffix(b"K\x04tQ") + number + part + b"tQ"
+    return rebuilt(storage, b"}" + text("neg") + b"\x88s")
 
 
 def hostile_pickles(canary: str) -> dict[str, bytes]:
@@ -229,17 +215,6 @@ def legacy_of(pickled: bytes, count: int = 4) -> bytes:
     return b"".join(pickle.dumps(value, 2) for value in head) + pickled + storages
 
 
-def tar_of(storages: bytes, tensors: bytes, pickled: bytes) -> bytes:
-    """A file as PyTorch before 0.1.10 wrote it."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:", format=tarfile.USTAR_FORMAT) as archive:
-        for name, content in (("storages", storages), ("tensors", tensors), ("pickle", pickled)):
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
-
-
 def state_with(storage_count: Any, offset: Any, size: Any, stride: Any, key: str = "0") -> bytes:
     """The pickle of a state dict with one float tensor of such sizes."""
 
@@ -290,9 +265,12 @@ def tar_headers(*kinds_and_sizes: tuple[bytes, bytes]) -> bytes:
     return data + bytes(1024)
 
 
-def hostile_archives(canary: str) -> dict[str, bytes]:
-    """Whole files by name."""
-    evil = hostile_pickles(canary)["os.system"]
+def hostile_archives(evil: bytes) -> dict[str, bytes]:
+    """Whole files by name.
+
+    Args:
+        evil: a pickle that runs a command.
+    """
     state = state_with(4, 0, (4,), (1,))
     sound = zip_of(state, **{"data/0": bytes(16), "data/1": bytes(16)})
     return {
@@ -445,9 +423,9 @@ def expected_words(name: str) -> str:
 
 def attacks(canary: str) -> dict[str, bytes]:
     """All of them, as files."""
-    pickles = hostile_pickles(canary).items()
+    pickles = hostile_pickles(canary)
     return (
-        {f"{name}, zip": zip_of(pickled, **{"data/0": bytes(16)}) for name, pickled in pickles}
-        | {f"{name}, legacy": legacy_of(pickled) for name, pickled in pickles}
-        | hostile_archives(canary)
+        {f"{name}, zip": zip_of(p, **{"data/0": bytes(16)}) for name, p in pickles.items()}
+        | {f"{name}, legacy": legacy_of(p) for name, p in pickles.items()}
+        | hostile_archives(pickles["os.system"])
     )

@@ -1,5 +1,6 @@
 """Damaged and hostile files: they are refused in one sentence, and nothing in them runs."""
 
+import pathlib
 import pickle
 import runpy
 import subprocess
@@ -26,11 +27,24 @@ from torch_writers import WRITERS
 from jaxcnn import convert
 from jaxcnn.convert import CheckpointError
 
+NAMES = sorted(attacks(""))
 
-@pytest.mark.parametrize("name", sorted(attacks("")))
-def test_attacks_raise_and_run_nothing(name, tmp_path):
-    canary, path = tmp_path / "canary", tmp_path / "file"
-    path.write_bytes(attacks(str(canary))[name])
+
+@pytest.fixture(scope="module")
+def canary(tmp_path_factory) -> pathlib.Path:
+    """The file that an attack creates if it runs."""
+    return tmp_path_factory.mktemp("attacks") / "canary"
+
+
+@pytest.fixture(scope="module")
+def files(canary) -> dict[str, bytes]:
+    return attacks(str(canary))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_attacks_raise_and_run_nothing(name, files, canary, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(files[name])
     with pytest.raises(CheckpointError, match=expected_words(name)) as error:
         convert.load_checkpoint(path)
     assert not canary.exists()
@@ -39,7 +53,7 @@ def test_attacks_raise_and_run_nothing(name, tmp_path):
 
 
 def test_each_attack_that_has_words_exists():
-    names = {name.removesuffix(", zip") for name in attacks("")}
+    names = {name.removesuffix(", zip") for name in NAMES}
     assert {name for of_words in WORDS.values() for name in of_words} <= names
 
 

@@ -25,6 +25,17 @@ def write_safetensors(value, path) -> None:
     safetensors.torch.save_file({k: v.contiguous() for k, v in value.items()}, path)
 
 
+def tar_of(storages: bytes, tensors: bytes, pickled: bytes) -> bytes:
+    """A file as PyTorch before 0.1.10 wrote it."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:", format=tarfile.USTAR_FORMAT) as archive:
+        for name, content in (("storages", storages), ("tensors", tensors), ("pickle", pickled)):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
 def write_tar(value, path) -> None:
     """As PyTorch 0.1.9 did; newer versions only read this format."""
     storages, tensors = io.BytesIO(), io.BytesIO()
@@ -60,11 +71,7 @@ def write_tar(value, path) -> None:
     Pickler(pickled, 2).dump(
         collections.OrderedDict((name, Stand(10**6 + n)) for n, name in enumerate(value))
     )
-    with tarfile.open(path, "w:", format=tarfile.USTAR_FORMAT) as archive:
-        for name, content in (("storages", storages), ("tensors", tensors), ("pickle", pickled)):
-            info = tarfile.TarInfo(name)
-            info.size = len(content.getvalue())
-            archive.addfile(info, io.BytesIO(content.getvalue()))
+    path.write_bytes(tar_of(storages.getvalue(), tensors.getvalue(), pickled.getvalue()))
 
 
 WRITERS = {

@@ -121,13 +121,13 @@ def read_file(path: str) -> Any:
     )
 
 
-def _state_dicts(content: Any, kind: type) -> dict[str, StateDict]:
+def _state_dicts(content: dict[Any, Any], kind: type) -> dict[str, StateDict]:
     """All dicts of tensors in a file, by their keys with dots in between; the top is ``""``."""
     found: dict[str, StateDict] = {}
     seen: set[int] = set()  # a pickle may hold one dict a million times
 
-    def visit(value: Any, name: str, depth: int) -> None:
-        if not isinstance(value, dict) or id(value) in seen or depth > _DEPTH:
+    def visit(value: dict[Any, Any], name: str, depth: int) -> None:
+        if id(value) in seen or depth > _DEPTH:
             return
         seen.add(id(value))
         if tensors := _tensors(value, kind):

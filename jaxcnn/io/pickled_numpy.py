@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.errors import CheckpointError, shown
-from jaxcnn.io.unpickler import Call, Stateful
+from jaxcnn.io.unpickler import Call, Stateful, is_whole
 
 # Of a dtype in a pickle: booleans, integers, floats, complex numbers, byte strings, strings.
 _PLAIN_DTYPE = re.compile(r"[biufcSU]\d{1,6}", re.ASCII)
@@ -116,11 +116,7 @@ def numpy_names(path: str, spend: Callable[[int], None]) -> dict[str, Any]:
 
 def _array(data: bytes, dtype: Any, shape: Any, order: Any, path: str) -> np.ndarray:
     """A view of exactly these bytes."""
-    valid_shape = (
-        isinstance(shape, tuple)
-        and len(shape) <= 32
-        and all(type(n) is int and 0 <= n < 2**62 for n in shape)
-    )
+    valid_shape = isinstance(shape, tuple) and len(shape) <= 32 and all(map(is_whole, shape))
     if not isinstance(dtype, _DType) or not valid_shape or not isinstance(order, str):
         raise CheckpointError(f"{path} is damaged: a NumPy array has no valid shape and dtype.")
     elements, itemsize = math.prod(shape), dtype.dtype.itemsize

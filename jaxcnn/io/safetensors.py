@@ -133,24 +133,21 @@ def _bytes(array: np.ndarray) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
-def _tensor(content: np.ndarray, entry: Any, name: str, damaged: Any) -> np.ndarray:
-    fields = entry if isinstance(entry, dict) else {}
-    shape, offsets = fields.get("shape"), fields.get("data_offsets")
-    dtype = fields.get("dtype")
-    if not isinstance(dtype, str) or dtype not in _DTYPES:
-        raise damaged(f"{name[:100]!r} has the unknown dtype {shown(dtype)}")
+def _tensor(content: np.ndarray, entry: dict[str, Any], name: str, damaged: Any) -> np.ndarray:
+    kind, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if not isinstance(kind, str) or kind not in _DTYPES:
+        raise damaged(f"{name[:100]!r} has the unknown dtype {shown(kind)}")
     lists = isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2
-    if not lists or not all(type(n) is int and 0 <= n < 2**62 for n in (*shape, *offsets)):
+    if not lists or not all(0 <= n < 2**62 for n in (*shape, *offsets)):
         raise damaged(f"{name[:100]!r} has no valid shape and offsets")
     if len(shape) > 32:
         raise damaged(f"{name[:100]!r} has {len(shape)} axes")
-    start, end = offsets
-    size = math.prod(shape) * _DTYPES[dtype].itemsize
-    if math.prod(n for n in shape if n) * _DTYPES[dtype].itemsize >= 2**62:
+    dtype, (start, end) = _DTYPES[kind], offsets
+    if math.prod(n for n in shape if n) * dtype.itemsize >= 2**62:
         raise damaged(f"{name[:100]!r} has an impossible shape")
-    if not start <= end <= content.size or end - start != size:
+    if not start <= end <= content.size or end - start != math.prod(shape) * dtype.itemsize:
         raise damaged(f"{name[:100]!r} has a shape that does not match its byte count")
-    return content[start:end].view(_DTYPES[dtype]).reshape(shape)
+    return content[start:end].view(dtype).reshape(shape)
 
 
 def write_safetensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:

@@ -28,7 +28,7 @@ import numpy as np
 from jaxcnn.errors import CheckpointError, shown
 from jaxcnn.io.paths import as_path, in_bucket
 from jaxcnn.io.pickled_numpy import numpy_names
-from jaxcnn.io.unpickler import Call, Unpickler
+from jaxcnn.io.unpickler import Call, Unpickler, is_whole
 
 _NAMES_ARE_UTF8 = 0x800  # a flag of a member of a zip archive
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -151,15 +151,15 @@ def tensor(
     if not isinstance(storage, Storage):
         raise damaged("no storage")
     dtype = dtype or storage.dtype
-    if not _whole(offset) or not (isinstance(size, tuple) and isinstance(stride, tuple)):
+    if not is_whole(offset) or not (isinstance(size, tuple) and isinstance(stride, tuple)):
         raise damaged("no valid sizes")
-    if len(size) != len(stride) or len(size) > 32 or not all(map(_whole, (*size, *stride))):
+    if len(size) != len(stride) or len(size) > 32 or not all(map(is_whole, (*size, *stride))):
         raise damaged("no valid sizes")
     count = math.prod(size)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if count and last >= storage.data.size // dtype.itemsize:
         raise damaged(f"elements outside its storage (shape {size}, strides {stride})")
-    largest = max(math.prod(n for n in size if n), *stride, 0)
+    largest = max((math.prod(n for n in size if n), *stride))
     if largest * dtype.itemsize >= 2**62:
         raise damaged(f"an impossible shape, {size}")
     if not count:
@@ -181,10 +181,6 @@ def tensor(
 
 
 _BYTE = np.dtype(np.uint8)
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62
 
 
 def _budget(path: str, file_size: int) -> Callable[[int], None]:
@@ -284,7 +280,7 @@ def _identifier(value: Any, path: str) -> _Identifier:
     match value:
         case ("module", *_):
             raise CheckpointError(f"{path} contains a whole module; save its state_dict() instead.")
-        case ("storage", _DType(dtype), str(key), _, count, *view) if _whole(count):
+        case ("storage", _DType(dtype), str(key), _, count, *view) if is_whole(count):
             return _Identifier(key, dtype, count, view[0] if view else None)
     raise CheckpointError(f"{path} is damaged: a storage has no valid identifier.")
 
@@ -468,7 +464,7 @@ def read_legacy(data: np.ndarray, path: str) -> Any:
         if not identifier.view:
             return storages[key]
         match identifier.view:  # of PyTorch 0.1: (its key, offset, count)
-            case (_, offset, count) if _whole(offset) and _whole(count):
+            case (_, offset, count) if is_whole(offset) and is_whole(count):
                 return storages[key].part(offset, count)
         raise CheckpointError(f"{path} is damaged: the view of a storage has no valid sizes.")
 
@@ -531,7 +527,7 @@ def read_tar(data: np.ndarray, path: str) -> Any:
 
     def count(reader: Unpickler) -> int:
         number = reader.load()
-        if not _whole(number) or number > len(data):
+        if not is_whole(number) or number > len(data):
             raise CheckpointError(f"{path} is damaged: its tensor count is missing.")
         return number
 
@@ -547,7 +543,7 @@ def read_tar(data: np.ndarray, path: str) -> Any:
         )
     views = reader.load()
     for view in views if isinstance(views, list) else ():
-        if not (isinstance(view, tuple) and len(view) == 4 and all(map(_whole, view))):
+        if not (isinstance(view, tuple) and len(view) == 4 and all(map(is_whole, view))):
             raise CheckpointError(f"{path} is damaged: the view of a storage has no valid sizes.")
         key, root, offset, size = view
         if root not in storages:
@@ -561,7 +557,7 @@ def read_tar(data: np.ndarray, path: str) -> Any:
     content, reader = members[b"tensors"], machine(b"tensors", lambda _: None)
     for _ in range(count(reader)):
         key, storage_key, _ = _triple(reader.load(), path)
-        if not _whole(storage_key) or storage_key not in storages:
+        if not is_whole(storage_key) or storage_key not in storages:
             raise CheckpointError(f"{path} is damaged: the storage of a tensor is missing.")
         position = reader.position
         (rank,) = struct.unpack("<i", _part(content, position, 4, _BYTE, path).tobytes())
@@ -576,7 +572,7 @@ def read_tar(data: np.ndarray, path: str) -> Any:
     def persistent_load(identifier: Any) -> Any:
         if isinstance(identifier, str) and re.fullmatch(r"\d{1,20}", identifier, re.ASCII):
             identifier = int(identifier)
-        if not _whole(identifier) or identifier not in tensors:
+        if not is_whole(identifier) or identifier not in tensors:
             raise CheckpointError(f"{path} is damaged: a tensor is missing.")
         return tensors[identifier]
 
@@ -616,6 +612,6 @@ def _tar_number(field: bytes) -> int | None:
 
 
 def _triple(value: Any, path: str) -> tuple[Any, Any, Any]:
-    if not (isinstance(value, tuple) and len(value) == 3 and _whole(value[0])):
+    if not (isinstance(value, tuple) and len(value) == 3 and is_whole(value[0])):
         raise CheckpointError(f"{path} is damaged: a tensor has no valid identifier.")
     return value

@@ -13,6 +13,11 @@ from typing import Any
 from jaxcnn.errors import CheckpointError, shown
 
 
+def is_whole(value: Any) -> bool:
+    """Whether a value from a file can be a size, an offset or a count."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62
+
+
 class Call:
     """The function that ``module.name`` in a pickle stands for.
 

@@ -9,6 +9,7 @@ import torchvision
 from compare import ours_by_torchs_names
 from families import FAMILIES
 from scipy import stats
+from tiers import tiers
 
 SAMPLE = 20_000
 # By chance one leaf in a hundred million differs; a few thousand are compared.
@@ -20,11 +21,7 @@ QUICKLY_INITIALIZED = {"squeezenet1_1"}
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICKLY_INITIALIZED))
-        for n in ONE_PER_FAMILY
-    ],
+    "name", tiers(ONE_PER_FAMILY, fast=QUICKLY_INITIALIZED, slow=ONE_PER_FAMILY)
 )
 def test_initial_weights_have_torchvisions_distribution(name):
     torch.manual_seed(0)

@@ -53,7 +53,7 @@ def test_the_parameter_tree_is_torchvisions(name):
     assert expected_torch_shapes(models.create_model(name)) == theirs
 
 
-@pytest.mark.parametrize("name", tiers(NAMES, fast=QUICK, slow=FAST | MODERATE))
+@pytest.mark.parametrize("name", tiers(NAMES, fast=QUICK, slow=MODERATE))
 def test_logits_equal_torchvisions(name, table):
     """In evaluation and training, with images of an odd size and seven classes."""
     x = images(2, 3, *family_of(name).size)
