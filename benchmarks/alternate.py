@@ -7,7 +7,6 @@ tensorflow-datasets is needed.
 
 import argparse
 import contextlib
-import functools
 import json
 import os
 import pathlib
@@ -32,6 +31,9 @@ HERE = pathlib.Path(__file__).parent
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--networks", default=NETWORKS, help="NAME:PIXELS:BATCH,...")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--together", type=int, default=1, help="networks that are prepared at the same time"
+    )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--compile", action="store_true", help="torch.compile")
     parser.add_argument("--flax", action="store_true", help="time plain Flax as well")
@@ -39,22 +41,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--child", help=argparse.SUPPRESS)
 
 
-def serve(prepare: Callable[[], tuple[Callable[[], object], dict[str, object]]]) -> None:
+# Runs work so many times, and waits for the last.
+Run = Callable[[int], object]
+
+
+def serve(prepare: Callable[[], tuple[Run, dict[str, object]]]) -> None:
     """A child: prepares, reports, then runs as often as each line of stdin says."""
     start = time.perf_counter()
     run, facts = prepare()
-    run()
+    run(1)
     facts = {"compile_seconds": time.perf_counter() - start, **facts}
-    with contextlib.suppress(OSError):  # Linux: the peak starts again, without the compilation's
+    # The peak starts again, without the compilation's, where it can.
+    if "torch" in sys.modules and (torch := sys.modules["torch"]).cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):  # Linux
         pathlib.Path("/proc/self/clear_refs").write_text("5")
     start = time.perf_counter()
-    run()
+    run(1)
     seconds = time.perf_counter() - start
     print(json.dumps({"seconds": seconds, "memory": _peak_memory(), **facts}), flush=True)
     for line in sys.stdin:
         start = time.perf_counter()
-        for _ in range(int(line)):
-            run()
+        run(int(line))
         print(json.dumps((time.perf_counter() - start) / int(line)), flush=True)
 
 
@@ -75,7 +83,11 @@ def _peak_memory() -> float | None:
 
 @contextlib.contextmanager
 def _child(script: str, flags: Sequence[str], side: str) -> Iterator[subprocess.Popen[str]]:
-    environ = {"OMP_WAIT_POLICY": "passive", **os.environ}  # torch's threads spin otherwise
+    environ = {
+        "OMP_WAIT_POLICY": "passive",  # torch's threads spin otherwise
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # the sides share a GPU
+        **os.environ,
+    }
     process = subprocess.Popen(
         [sys.executable, script, *flags, f"--child={side}"],
         env={**environ, "PYTHONPATH": f"{HERE.parent}:{environ.get('PYTHONPATH', '')}"},
@@ -98,32 +110,54 @@ def _answer(process: subprocess.Popen[str]) -> object:
 
 
 def compare(
-    script: str, flags: Sequence[str], sides: Sequence[str], batch: int, rounds: int
-) -> dict[str, dict[str, object]]:
-    """By side: images per second (median and spread), seconds of compilation, memory."""
+    script: str,
+    networks: Sequence[tuple[str, str, str]],
+    flags: Sequence[str],
+    sides: Sequence[str],
+    rounds: int,
+) -> Iterator[dict[str, dict[str, object]]]:
+    """For each network, by side: images per second (median and spread), what it reported.
+
+    Args:
+        script: what the children run.
+        networks: name, pixels and batch; several are prepared at the same time, and then timed one
+            after another.
+        flags: of the children.
+        sides: of each network.
+        rounds: in which the sides of a network take turns.
+    """
     with contextlib.ExitStack() as stack:
-        children, facts = {}, {}
-        for side in sides:  # one after another: compilation takes all cores
-            children[side] = stack.enter_context(_child(script, flags, side))
-            facts[side] = _answer(children[side])
-        counts = {side: max(1, round(ROUND_SECONDS / facts[side]["seconds"])) for side in sides}
-        rates: dict[str, list[float]] = {side: [] for side in sides}
-        for _ in range(rounds):
-            for side, child in children.items():
-                print(counts[side], file=child.stdin, flush=True)
-                rates[side].append(batch / _answer(child))
-    results = {}
-    for side in sides:
-        middle = statistics.median(rates[side])
-        spread = max(abs(rate - middle) for rate in rates[side]) / middle
-        results[side] = {"images_per_second": middle, "spread": spread, **facts[side]}
-    return results
+        children: dict[tuple[int, str], subprocess.Popen[str]] = {}
+        facts = {}
+        for number, network in enumerate(networks):
+            for side in sides:
+                own = [*flags, f"--networks={':'.join(network)}"]
+                key = (number, side)
+                children[key] = stack.enter_context(_child(script, own, side))
+                if len(networks) == 1:  # one after another: compilation takes all cores
+                    facts[key] = _answer(children[key])
+        for key in children.keys() - facts.keys():
+            facts[key] = _answer(children[key])
+        for number, (_, _, batch) in enumerate(networks):
+            rates: dict[str, list[float]] = {side: [] for side in sides}
+            for _ in range(rounds):
+                for side in sides:
+                    child, seconds = children[number, side], facts[number, side]["seconds"]
+                    print(max(1, round(ROUND_SECONDS / seconds)), file=child.stdin, flush=True)
+                    rates[side].append(int(batch) / _answer(child))
+            yield {side: _median(rates[side]) | facts[number, side] for side in sides}
+
+
+def _median(rates: Sequence[float]) -> dict[str, object]:
+    middle = statistics.median(rates)
+    spread = max(abs(rate - middle) for rate in rates) / middle
+    return {"images_per_second": middle, "spread": spread}
 
 
 def main(
     script: str,
     document: str,
-    prepare: dict[str, Callable[..., tuple[Callable[[], object], dict[str, object]]]],
+    prepare: dict[str, Callable[..., tuple[Run, dict[str, object]]]],
     more: Callable[[argparse.ArgumentParser], None],
     cost: int,
 ) -> None:
@@ -164,28 +198,30 @@ def main(
     print(f"| network, pixels, batch | {' | '.join(heads)} | ratio | of peak | spread | ", end="")
     print("compile, s | memory, MiB |")
     print("|---" + "|---:" * (len(sides) + 5) + "|", flush=True)
-    for name, size, batch in networks:
-        flags = [*sys.argv[1:], f"--networks={name}:{size}:{batch}"]
-        found = compare(script, flags, sides, int(batch), arguments.rounds)
-        own, torch = found["jaxcnn"], found["torch"]
-        multiply_adds = models.summary(name, image_size=int(size), depth=0).multiply_adds
-        row = {
-            "device": peak["device"],
-            "dtype": arguments.dtype,
-            "ratio": own["images_per_second"] / torch["images_per_second"],
-            "peak": cost * multiply_adds * own["images_per_second"] / peak["peak"],
-            "sides": found,
-        }
-        cells = [f"{name} {size}, {batch}"]
-        cells += [f"{side['images_per_second']:,.1f}" for side in found.values()]
-        cells += [f"{row['ratio']:.2f}", f"{row['peak']:.0%}"]
-        for fact, form in (("spread", ".0%"), ("compile_seconds", ".0f"), ("memory", ",.0f")):
-            cells.append(", ".join(format(side[fact] or 0, form) for side in found.values()))
-        print(f"| {' | '.join(cells)} |", flush=True)
-        if arguments.out is not None:
-            rows = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-            rows[f"{name}:{size}:{batch}:{arguments.dtype}:{peak['device']}"] = row
-            arguments.out.write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n")
+    for first in range(0, len(networks), arguments.together):
+        together = networks[first : first + arguments.together]
+        found_of_each = compare(script, together, sys.argv[1:], sides, arguments.rounds)
+        for (name, size, batch), found in zip(together, found_of_each, strict=True):
+            own, torch = found["jaxcnn"], found["torch"]
+            summary = models.summary(name, image_size=int(size), depth=0)
+            arithmetic = cost * summary.multiply_adds * own["images_per_second"]
+            row = {
+                "device": peak["device"],
+                "dtype": arguments.dtype,
+                "ratio": own["images_per_second"] / torch["images_per_second"],
+                "peak": arithmetic / peak["peak"],
+                "sides": found,
+            }
+            cells = [f"{name} {size}, {batch}"]
+            cells += [f"{side['images_per_second']:,.1f}" for side in found.values()]
+            cells += [f"{row['ratio']:.2f}", f"{row['peak']:.0%}"]
+            for fact, form in (("spread", ".0%"), ("compile_seconds", ".0f"), ("memory", ",.0f")):
+                cells.append(", ".join(format(side[fact] or 0, form) for side in found.values()))
+            print(f"| {' | '.join(cells)} |", flush=True)
+            if arguments.out is not None:
+                rows = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+                rows[f"{name}:{size}:{batch}:{arguments.dtype}:{peak['device']}"] = row
+                arguments.out.write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n")
 
 
 _PEAK = """
@@ -268,24 +304,30 @@ def torch_module(name: str):
     return module, device
 
 
-def in_best_layout(module, run, shape: tuple[int, ...], device: str):
-    """``run(images)`` of a module as a side's work, channels_last or not, whichever is faster."""
+def in_best_layout(module, work, shape: tuple[int, ...], device: str):
+    """``work(images)`` of a module as a side's, channels_last or not, whichever is faster."""
     import torch
 
-    def in_layout(memory_format: torch.memory_format) -> Callable[[], None]:
+    def in_layout(memory_format: torch.memory_format) -> Run:
         module.to(memory_format=memory_format)
         images = torch.randn(shape, device=device).contiguous(memory_format=memory_format)
-        return functools.partial(run, images)
+
+        def run(times: int) -> None:
+            for _ in range(times):
+                work(images)
+            if device == "cuda":
+                torch.cuda.synchronize()
+
+        return run
 
     if device == "cuda":
         return in_layout(torch.channels_last), {}
     seconds = {}
     for memory_format in (torch.channels_last, torch.contiguous_format):
-        work = in_layout(memory_format)
-        work()
+        run = in_layout(memory_format)
+        run(1)
         start = time.perf_counter()
-        work()
-        work()
+        run(2)
         seconds[memory_format] = time.perf_counter() - start
     best = min(seconds, key=seconds.__getitem__)
     return in_layout(best), {"layout": str(best)}

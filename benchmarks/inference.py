@@ -40,14 +40,12 @@ def prepare_torch(name: str, size: int, batch: int, arguments: argparse.Namespac
         module = fuse(module)
     forward = torch.compile(module) if arguments.compile else module
 
-    def run(images: torch.Tensor) -> None:
+    def work(images: torch.Tensor) -> None:
         enabled = arguments.dtype == "bfloat16"
         with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=enabled):
             forward(images)
-        if device == "cuda":
-            torch.cuda.synchronize()
 
-    return alternate.in_best_layout(module, run, (batch, 3, size, size), device)
+    return alternate.in_best_layout(module, work, (batch, 3, size, size), device)
 
 
 def add_fold(parser: argparse.ArgumentParser) -> None:

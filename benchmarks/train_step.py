@@ -54,8 +54,6 @@ def prepare_torch(name: str, size: int, batch: int, arguments: argparse.Namespac
         optimizer.zero_grad()
         forward(images).backward()
         optimizer.step()
-        if device == "cuda":
-            torch.cuda.synchronize()
 
     return alternate.in_best_layout(module, step, (batch, 3, size, size), device)
 

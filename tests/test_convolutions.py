@@ -186,6 +186,52 @@ def test_depthwise_convolution_has_all_derivatives():
     np.testing.assert_allclose(np.asarray(second), np.asarray(expected), rtol=0, atol=1e-11)
 
 
+@st.composite
+def convolutions_of_images(draw):
+    def both(low: int, high: int):
+        return draw(st.tuples(st.integers(low, high), st.integers(low, high)))
+
+    kernel, stride = both(1, 7), both(2, 4)
+    padding = tuple(draw(st.integers(0, size // 2)) for size in kernel)
+    smallest = [max(k - 2 * p, 1) for k, p in zip(kernel, padding, strict=True)]
+    size = tuple(draw(st.integers(low, 20)) for low in smallest)
+    return draw(st.integers(1, convolve.IMAGE_CHANNELS)), size, kernel, stride, padding
+
+
+@settings(deadline=None, max_examples=12)
+@given(convolutions_of_images())
+def test_strided_convolution_of_images_on_a_gpu_is_the_same_of_blocks(case):
+    channels, size, kernel, stride, padding = case
+    x, weights = jnp.asarray(array(2, *size, channels)), jnp.asarray(array(*kernel, channels, 5))
+
+    def output_and_gradients(platform):
+        def convolution(x, weights):
+            return convolve.convolve(
+                x, weights, stride=stride, padding=padding, dilation=(1, 1), groups=1
+            )
+
+        with layers.traced_for(platform):
+            y, vjp = jax.vjp(convolution, x, weights)
+            return y, *vjp(jnp.sin(y))
+
+    for ours, xlas in zip(output_and_gradients("cuda"), output_and_gradients("any"), strict=True):
+        np.testing.assert_allclose(np.asarray(ours), np.asarray(xlas), rtol=0, atol=1e-12)
+
+
+def test_a_gpu_multiplies_blocks_of_images_and_nothing_else():
+    def network(x):
+        x = layers.Conv(64, 7, stride=2, padding=3).init_with_output(jax.random.key(0), x)[0]
+        x = layers.Conv(8, 3, stride=2, padding=1).init_with_output(jax.random.key(0), x)[0]
+        return x
+
+    def kernels(platform):
+        program = lowered(network, jnp.zeros((2, 32, 32, 3), jnp.float32), platform=platform)
+        return re.findall(r"stablehlo.convolution.*, tensor<(\w+)xf32>\)", program)
+
+    assert kernels("cuda") == ["4x4x16x64", "3x3x64x8"]
+    assert kernels("tpu") == ["7x7x3x64", "3x3x64x8"]
+
+
 def test_weights_that_are_not_finite_stay_within_their_group():
     kernel = jnp.asarray(array(3, 3, 8, 16)).at[0, 0, 0, 0].set(jnp.nan)
     arguments = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 2}

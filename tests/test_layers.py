@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 
 import chex
 import jax
@@ -123,24 +124,31 @@ def test_pooling_equals_torchs(window, ceil_mode, count_include_pad):
         ((2, 3), (3, 1), 1, True),
     ],
 )
-def test_gradient_of_max_pooling_goes_to_the_first_maximum_as_torchs(
-    kernel, stride, padding, ceil_mode
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "any"])
+def test_max_pooling_and_its_gradient_which_goes_to_the_first_maximum_equal_torchs(
+    kernel, stride, padding, ceil_mode, platform
 ):
     # Few values, so that many are equal, as after a ReLU.
     x = jnp.asarray(np.random.default_rng(0).integers(0, 3, (2, 11, 12, 3)).astype(np.float64))
-    y, vjp = jax.vjp(lambda x: layers.max_pool(x, kernel, stride, padding, ceil_mode=ceil_mode), x)
+    with layers.traced_for(platform):
+        y, vjp = jax.vjp(
+            lambda x: layers.max_pool(x, kernel, stride, padding, ceil_mode=ceil_mode), x
+        )
     signal = array(1, *y.shape)
     images = nchw(np.array(x)).requires_grad_()
     theirs = F.max_pool2d(images, kernel, stride, padding, ceil_mode=ceil_mode)
+    close(y, theirs)
     (expected,) = torch.autograd.grad(theirs, images, nchw(signal))
     close(vjp(jnp.asarray(signal))[0], expected)
 
 
-def test_max_pooling_has_all_derivatives():
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_max_pooling_has_all_derivatives(platform):
     x = jnp.asarray(array(0, 1, 6, 6, 2))
 
     def f(x):
-        return jnp.sum(layers.max_pool(x, 3, 2, 1) ** 3)
+        with layers.traced_for(platform):
+            return jnp.sum(layers.max_pool(x, 3, 2, 1) ** 3)
 
     tangent = jnp.asarray(array(1, 1, 6, 6, 2))
     _, forward = jax.jvp(f, (x,), (tangent,))
@@ -150,14 +158,20 @@ def test_max_pooling_has_all_derivatives():
     np.testing.assert_allclose(np.asarray(forward), np.asarray(reverse), rtol=0, atol=1e-12)
 
 
-def test_gradient_of_max_pooling_is_xlas_own_but_on_a_cpu():
+def test_gradient_of_max_pooling_is_xlas_own_but_on_cpus_and_gpus():
     def gradient(x):
         return jax.grad(lambda x: layers.max_pool(x, 3, 2, 1).sum())(x)
 
     trace = jax.jit(gradient).trace(jnp.zeros((1, 8, 8, 2)))
-    for platform, count in (("cpu", 0), ("cuda", 1)):
-        program = trace.lower(lowering_platforms=(platform,)).as_text()
-        assert program.count("select_and_scatter") == count
+    programs = {
+        platform: trace.lower(lowering_platforms=(platform,)).as_text()
+        for platform in ("cpu", "cuda", "tpu")
+    }
+    for platform, count in (("cpu", 0), ("cuda", 0), ("tpu", 1)):
+        assert programs[platform].count("select_and_scatter") == count
+    # On a GPU no pixel looks at the places of windows that cannot have seen it.
+    assert re.search(r"interior = \[0, 1, 1, 0\]", programs["cpu"])
+    assert "pad" in programs["cuda"] and not re.search(r"interior = \[[^]]*[1-9]", programs["cuda"])
 
 
 @pytest.mark.parametrize(("size", "kernel", "stride"), [((2, 2), 3, 2), ((1, 5), 2, 2)])

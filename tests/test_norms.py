@@ -110,6 +110,23 @@ def test_a_large_mean_costs_no_precision_in_float32(norm):
     assert 0.5 < y.std() < 1.5
 
 
+@pytest.mark.parametrize("mean", [3, 100])
+def test_statistics_of_bfloat16_on_a_gpu_are_nearer_than_the_values(mean):
+    """There the variance is a mean of squares, in one pass."""
+    exact = array(8, 64, 64, 6) + mean
+    x = jnp.asarray(exact, jnp.bfloat16)
+    norm = layers.BatchNorm(dtype=jnp.bfloat16, momentum=1.0)
+    with layers.traced_for("cuda"):
+        y, stats = norm.apply(norm.init(jax.random.key(0), x), x, True, mutable=["batch_stats"])
+    rounded = np.asarray(x, np.float64)
+    of_rounding = np.abs(rounded.var((0, 1, 2), ddof=1) - exact.var((0, 1, 2), ddof=1))
+    found = stats["batch_stats"]["var"]
+    assert (np.abs(found - rounded.var((0, 1, 2), ddof=1)) < of_rounding.max()).all()
+    np.testing.assert_allclose(stats["batch_stats"]["mean"], rounded.mean((0, 1, 2)), rtol=1e-5)
+    expected = (rounded - rounded.mean((0, 1, 2))) / rounded.std((0, 1, 2))
+    np.testing.assert_allclose(np.asarray(y, np.float64), expected, rtol=0, atol=0.02)
+
+
 @pytest.mark.parametrize("norm", sorted(layers.NORMS))
 def test_norms_compute_in_bfloat16_with_float32_parameters(norm):
     x = jnp.asarray(array(4, 5, 5, 6), jnp.float32)

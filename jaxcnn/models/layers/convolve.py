@@ -1,8 +1,9 @@
 """The convolution that every layer uses, computed the way that is fast where it runs.
 
 XLA computes some convolutions on a CPU very slowly. ``benchmarks/convolution.py`` has the figures
-behind every choice here. The choice is made when a program is lowered
-(:mod:`jaxcnn.models.layers.platforms`), so that one for a GPU is right on a machine without one.
+behind every choice for CPUs, and ``benchmarks/NOTES.md`` behind that for GPUs. The choice is made
+when a program is lowered (:mod:`jaxcnn.models.layers.platforms`), so that one for a GPU is right on
+a machine without one.
 """
 
 import functools
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcnn.models.arithmetic import conv_output_size
+from jaxcnn.models.layers.blocks import cut_into_blocks
 from jaxcnn.models.layers.platforms import by_platform
 from jaxcnn.models.layers.row_sums import block_size, repeat_rows
 
@@ -30,6 +32,10 @@ FEW_ROWS = 1024
 BLOCK_CHANNELS = 32
 # Blocks per convolution: each is compiled by itself, forward and twice backward.
 MAX_BLOCKS = 16
+# Channels of images: of so few, cuDNN convolves padding for the most part.
+IMAGE_CHANNELS = 4
+# Channels that a tensor core reads together, in bfloat16.
+CHANNELS_TOGETHER = 8
 
 Pair = tuple[int, int]
 
@@ -39,7 +45,8 @@ def convolve(
 ) -> jax.Array:
     """Convolve ``[N, H, W, C]`` with ``[kh, kw, C / groups, features]``, as torch does.
 
-    It is ``lax.conv_general_dilated``, but for what :func:`cpu_rule` replaces on a CPU.
+    It is ``lax.conv_general_dilated``, but for what :func:`cpu_rule` replaces on a CPU and
+    :func:`gpu_rule` on a GPU.
 
     Args:
         x: images.
@@ -51,8 +58,26 @@ def convolve(
     """
     arguments = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     default = functools.partial(plain_convolution, **arguments)
-    rule = cpu_rule(x, kernel, **arguments)
-    return default(x, kernel) if rule is None else by_platform(x, kernel, cpu=rule, default=default)
+    return by_platform(
+        x,
+        kernel,
+        cpu=cpu_rule(x, kernel, **arguments),
+        gpu=gpu_rule(x, kernel, **arguments),
+        default=default,
+    )
+
+
+def gpu_rule(
+    x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+    """What computes this convolution faster than XLA on a GPU; None: XLA is the fastest.
+
+    With a stride, of images: cuDNN pads three channels to eight. As a convolution of blocks of the
+    stride's size, whose pixels are channels, ResNet's stem takes half the time.
+    """
+    if groups > 1 or dilation != (1, 1) or min(stride) == 1 or x.shape[-1] > IMAGE_CHANNELS:
+        return None
+    return functools.partial(_space_to_depth, stride=stride, padding=padding)
 
 
 def cpu_rule(
@@ -142,6 +167,39 @@ def _product(
     places = _places(x, kernel, stride=stride, padding=padding, dilation=dilation)
     patches = jnp.concatenate(list(places), axis=-1)
     return patches @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def _space_to_depth(x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Pair) -> jax.Array:
+    """A convolution with a stride as one without, of blocks whose pixels are channels."""
+    out = _output_size(x, kernel, stride=stride, padding=padding, dilation=(1, 1))
+    axes = list(zip(x.shape[1:3], kernel.shape[:2], stride, padding, out, strict=True))
+    counts = [-(-length // step) for length, _, step, _, _ in axes]
+    pads_before = [-(-pad // step) for _, _, step, pad, _ in axes]  # in blocks
+    # With zeros in front the kernel begins where a block does.
+    zeros = [
+        first * step - pad for first, (_, _, step, pad, _) in zip(pads_before, axes, strict=True)
+    ]
+    reach = [
+        -(-(first + size) // step) for first, (_, size, step, _, _) in zip(zeros, axes, strict=True)
+    ]
+    pads = [
+        (first, length + size - 1 - first - count)
+        for first, length, size, count in zip(pads_before, out, reach, counts, strict=True)
+    ]
+    channels = stride[0] * stride[1] * x.shape[-1]
+    missing = -channels % CHANNELS_TOGETHER
+    images = cut_into_blocks(x, stride, counts).transpose(0, 1, 3, 2, 4, 5)
+    images = images.reshape(x.shape[0], *counts, channels)
+    weights = jnp.moveaxis(kernel, -1, 0)
+    weights = cut_into_blocks(weights, stride, reach, zeros).transpose(1, 3, 2, 4, 5, 0)
+    weights = weights.reshape(*reach, channels, kernel.shape[-1])
+    return lax.conv_general_dilated(
+        jnp.pad(images, [(0, 0)] * 3 + [(0, missing)]),
+        jnp.pad(weights, [(0, 0)] * 2 + [(0, missing), (0, 0)]),
+        window_strides=(1, 1),
+        padding=pads,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))

@@ -1,4 +1,4 @@
-"""Layers that are computed in another way on a CPU than elsewhere."""
+"""Layers that are computed in other ways on CPUs and GPUs than elsewhere."""
 
 import contextlib
 import contextvars
@@ -7,6 +7,9 @@ from typing import Any
 
 import jax
 from jax import lax
+
+# What JAX calls GPUs: the platform that a program is lowered for, and that of a device.
+_GPUS = ("cuda", "rocm", "gpu")
 
 _platform: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
 
@@ -17,7 +20,7 @@ def traced_for(platform: str) -> Iterator[None]:
 
     Without it, programs are right for whatever platform they are lowered for, but contain both
     ways of some layers until then, and take several times longer to trace where they have
-    gradients. Every platform but ``"cpu"`` has XLA's own operations; ``"any"`` stands for all, in
+    gradients. Platforms that are neither have XLA's own operations; ``"any"`` stands for all, in
     formats that do not know platforms, and for what reads a network's jaxpr::
 
         with traced_for("any"):
@@ -33,9 +36,20 @@ def traced_for(platform: str) -> Iterator[None]:
         _platform.reset(token)
 
 
-def by_platform(*args: jax.Array, cpu: Callable[..., Any], default: Callable[..., Any]) -> Any:
-    """``cpu(*args)`` in a program for a CPU, and ``default(*args)`` in others."""
+def by_platform(
+    *args: jax.Array,
+    default: Callable[..., Any],
+    cpu: Callable[..., Any] | None = None,
+    gpu: Callable[..., Any] | None = None,
+) -> Any:
+    """``cpu(*args)`` in a program for a CPU, ``gpu(*args)`` in one for a GPU.
+
+    And ``default(*args)`` in others, and in place of what is None.
+    """
     platform = _platform.get()
     if platform is None:
-        return lax.platform_dependent(*args, cpu=cpu, default=default)
-    return cpu(*args) if platform == "cpu" else default(*args)
+        rules = {"cpu": cpu, "cuda": gpu, "rocm": gpu}
+        rules = {name: rule for name, rule in rules.items() if rule is not None}
+        return lax.platform_dependent(*args, default=default, **rules) if rules else default(*args)
+    rule = cpu if platform == "cpu" else gpu if platform in _GPUS else None
+    return (rule or default)(*args)

@@ -9,12 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import lax
+from jax.typing import DTypeLike
 
 from jaxcnn.models.arithmetic import Size, conv_output_size, pair, pool_output_size
+from jaxcnn.models.layers.blocks import cut_into_blocks
 from jaxcnn.models.layers.module import Module, check_window
 from jaxcnn.models.layers.platforms import by_platform
 
 Pair = tuple[int, int]
+# Yields what each place of a window sees: (x, window, strides, pads, fill).
+_Places = Callable[[jax.Array, Pair, Pair, Sequence[Pair], float], Iterator[jax.Array]]
 
 
 def _pads(x: jax.Array, window: Pair, strides: Pair, padding: Size, ceil_mode: bool) -> list[Pair]:
@@ -79,14 +83,23 @@ def _max_pool_jvp(
     primals: tuple[jax.Array],
     tangents: tuple[jax.Array],
 ) -> tuple[jax.Array, jax.Array]:
-    """On a CPU, XLA computes the gradient 10 to 30 times slower (benchmarks/layers.py)."""
+    """XLA computes the gradient 10 to 30 times slower on a CPU (benchmarks/layers.py).
 
-    def by_places(x: jax.Array, tangent: jax.Array) -> jax.Array:
-        chosen = _first_maxima(_window_places(x, window, strides, pads, -jnp.inf))
-        places = _window_places(tangent, window, strides, pads, 0)
-        return sum(jnp.where(chosen == n, place, 0) for n, place in enumerate(places))
+    On a GPU it is 3 times (benchmarks/NOTES.md), and there the maxima come with their places.
+    """
 
-    def by_xla(x: jax.Array, tangent: jax.Array) -> jax.Array:
+    def by_places(
+        x: jax.Array, tangent: jax.Array, *, places: _Places, dtype: DTypeLike
+    ) -> tuple[jax.Array, jax.Array]:
+        y, chosen = _first_maxima(places(x, window, strides, pads, -jnp.inf), dtype)
+        of_tangent = places(tangent, window, strides, pads, 0)
+        return y, sum(jnp.where(chosen == n, place, 0) for n, place in enumerate(of_tangent))
+
+    def on_cpu(x: jax.Array, tangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+        derivative = by_places(x, tangent, places=_window_places, dtype=jnp.int32)[1]
+        return _max_pool(x, window, strides, pads), derivative
+
+    def by_xla(x: jax.Array, tangent: jax.Array) -> tuple[jax.Array, jax.Array]:
         pool = functools.partial(
             _reduce_windows,
             init=-jnp.inf,
@@ -95,11 +108,12 @@ def _max_pool_jvp(
             strides=strides,
             pads=pads,
         )
-        return jax.jvp(pool, (x,), (tangent,))[1]
+        return _max_pool(x, window, strides, pads), jax.jvp(pool, (x,), (tangent,))[1]
 
     ((x,), (tangent,)) = primals, tangents
-    y = _max_pool(x, window, strides, pads)
-    return y, by_platform(x, tangent, cpu=by_places, default=by_xla)
+    small = jnp.uint8 if math.prod(window) <= 256 else jnp.int32
+    on_gpu = functools.partial(by_places, places=_block_places, dtype=small)
+    return by_platform(x, tangent, cpu=on_cpu, gpu=on_gpu, default=by_xla)
 
 
 def _window_places(
@@ -117,15 +131,41 @@ def _window_places(
             yield x[:, top : bottom + 1 : strides[0], left : right + 1 : strides[1]]
 
 
-def _first_maxima(places: Iterable[jax.Array]) -> jax.Array:
-    """The number of the first place that has the maximum, or of the last with NaN, int32."""
+def _block_places(
+    x: jax.Array, window: Pair, strides: Pair, pads: Sequence[Pair], fill: float
+) -> Iterator[jax.Array]:
+    """The same as :func:`_window_places`, read without a stride.
+
+    In the gradient each pixel then looks at the places that can have seen it alone, which on a GPU
+    takes a fraction of the time.
+    """
+    sizes = [
+        conv_output_size(size + sum(pad), k, s)
+        for size, pad, k, s in zip(x.shape[1:3], pads, window, strides, strict=True)
+    ]
+    counts = [n + (k - 1) // s for n, k, s in zip(sizes, window, strides, strict=True)]
+    blocks = cut_into_blocks(x, strides, counts, [pad[0] for pad in pads], fill)
+    rows = [lax.index_in_dim(blocks, n, 2, keepdims=False) for n in range(strides[0])]
+    pixels = [
+        [lax.index_in_dim(row, n, 3, keepdims=False) for n in range(strides[1])] for row in rows
+    ]
+    for top in range(window[0]):
+        for left in range(window[1]):
+            (down, row), (across, column) = divmod(top, strides[0]), divmod(left, strides[1])
+            yield pixels[row][column][:, down : down + sizes[0], across : across + sizes[1]]
+
+
+def _first_maxima(
+    places: Iterable[jax.Array], dtype: DTypeLike = jnp.int32
+) -> tuple[jax.Array, jax.Array]:
+    """The maximum, and the number of the first place that has it, or of the last with NaN."""
     (highest, *others) = places
-    chosen = jnp.zeros(highest.shape, jnp.int32)
+    chosen = jnp.zeros(highest.shape, dtype)
     for number, place in enumerate(others, 1):
         higher = (place > highest) | jnp.isnan(place)
         highest = jnp.where(higher, place, highest)
-        chosen = jnp.where(higher, number, chosen)
-    return chosen
+        chosen = jnp.where(higher, jnp.asarray(number, dtype), chosen)
+    return highest, chosen
 
 
 def max_pool_switches(
@@ -163,7 +203,7 @@ def window_switches(
         strides: down and to the right.
         pads: pixels of padding before and after height and width.
     """
-    chosen = _first_maxima(_window_places(x, window, strides, pads, -jnp.inf))
+    _, chosen = _first_maxima(_window_places(x, window, strides, pads, -jnp.inf))
     down, right = jnp.divmod(chosen, window[1])
     height, width = chosen.shape[1:3]
     (rows, _), (columns, _) = pads
