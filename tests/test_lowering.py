@@ -11,7 +11,6 @@ from jaxcnn import models
 from jaxcnn.training.optimizer import sgd
 from jaxcnn.training.step import init_state, make_train_step
 
-
 IMAGES = 6  # no kernel begins with this dimension
 
 
