@@ -208,6 +208,7 @@ def test_json_round_trip_keeps_the_digest():
         ("num_classes", -1, "a whole number, at least 1"),
         ("image_size", 0, "a whole number, at least 1"),
         ("image_size", 100_000, "GB for one batch"),
+        ("eval.image_size", 100_000, "GB for one batch"),
         ("eval.batch_size", 0, "a whole number, at least 1"),
         ("seed", -1, "at least 0"),
         ("nesterov", True, "needs momentum"),

@@ -198,7 +198,7 @@ def convolutions_of_images(draw):
     return draw(st.integers(1, convolve.IMAGE_CHANNELS)), size, kernel, stride, padding
 
 
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=8)
 @given(convolutions_of_images())
 def test_strided_convolution_of_images_on_a_gpu_is_the_same_of_blocks(case):
     channels, size, kernel, stride, padding = case

@@ -77,15 +77,20 @@ def _check_memory(config: ConfigDict, process_count: int) -> None:
     """
     memory = host_memory()
     evaluated = (config.eval.batch_size or config.batch_size) * config.eval.crops
-    images = math.ceil(max(config.batch_size, evaluated) / process_count)
-    size = max(training_sizes(config))
-    needed = 3 * images * size**2
-    if memory is not None and needed > memory / 2:
-        raise UserError(
-            f"config.image_size={size} with batches of {images} images needs "
-            f"{needed / 1e9:,.0f} GB for one batch, more than half of this machine's "
-            f"{memory / 1e9:,.0f} GB; use smaller images or batches."
-        )
+    batches = [("image_size", max(training_sizes(config)), config.batch_size)]
+    if config.eval.image_size is None:
+        batches.append(("image_size", config.image_size, evaluated))
+    else:
+        batches.append(("eval.image_size", config.eval.image_size, evaluated))
+    for name, size, batch_size in batches:
+        images = math.ceil(batch_size / process_count)
+        needed = 3 * images * size**2
+        if memory is not None and needed > memory / 2:
+            raise UserError(
+                f"config.{name}={size} with batches of {images} images needs "
+                f"{needed / 1e9:,.0f} GB for one batch, more than half of this machine's "
+                f"{memory / 1e9:,.0f} GB; use smaller images or batches."
+            )
 
 
 def validate_data(config: ConfigDict, train: "Source", evaluation: "Source") -> None:
