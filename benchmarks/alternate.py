@@ -56,10 +56,8 @@ def serve(prepare: Callable[[], tuple[Run, dict[str, object]]]) -> None:
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):  # Linux
         pathlib.Path("/proc/self/clear_refs").write_text("5")
-    start = time.perf_counter()
     run(1)
-    seconds = time.perf_counter() - start
-    print(json.dumps({"seconds": seconds, "memory": _peak_memory(), **facts}), flush=True)
+    print(json.dumps({"memory": _peak_memory(), **facts}), flush=True)
     for line in sys.stdin:
         start = time.perf_counter()
         run(int(line))
@@ -139,13 +137,19 @@ def compare(
         for key in children.keys() - facts.keys():
             facts[key] = _answer(children[key])
         for number, (_, _, batch) in enumerate(networks):
+            own = {side: children[number, side] for side in sides}
+            counts = {side: max(1, round(ROUND_SECONDS / _seconds(own[side], 2))) for side in sides}
             rates: dict[str, list[float]] = {side: [] for side in sides}
             for _ in range(rounds):
                 for side in sides:
-                    child, seconds = children[number, side], facts[number, side]["seconds"]
-                    print(max(1, round(ROUND_SECONDS / seconds)), file=child.stdin, flush=True)
-                    rates[side].append(int(batch) / _answer(child))
+                    rates[side].append(int(batch) / _seconds(own[side], counts[side]))
             yield {side: _median(rates[side]) | facts[number, side] for side in sides}
+
+
+def _seconds(child: subprocess.Popen[str], times: int) -> float:
+    """The mean seconds of one of several runs by a child."""
+    print(times, file=child.stdin, flush=True)
+    return _answer(child)
 
 
 def _median(rates: Sequence[float]) -> dict[str, object]:
@@ -208,6 +212,7 @@ def main(
             row = {
                 "device": peak["device"],
                 "dtype": arguments.dtype,
+                "together": len(together),
                 "ratio": own["images_per_second"] / torch["images_per_second"],
                 "peak": arithmetic / peak["peak"],
                 "sides": found,

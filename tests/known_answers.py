@@ -90,7 +90,7 @@ class _SmallNetwork(nn.Module):
         self.fc = nn.Linear(2 * width, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = nn.functional.max_pool2d(self.bn1(self.conv1(x)).relu(), 2)
+        x = nn.functional.max_pool2d(self.bn1(self.conv1(x)).relu(), 3, 2, 1)
         x = self.bn2(self.conv2(x)).relu()
         return self.fc(x.mean((2, 3)))
 

@@ -1,5 +1,6 @@
 """Convolutions in all their forms, and initial weights, match torch's."""
 
+import functools
 import re
 from collections import OrderedDict
 
@@ -200,36 +201,38 @@ def convolutions_of_images(draw):
 
 @settings(deadline=None, max_examples=8)
 @given(convolutions_of_images())
-def test_strided_convolution_of_images_on_a_gpu_is_the_same_of_blocks(case):
+def test_convolution_of_images_as_one_of_blocks_is_the_same(case):
     channels, size, kernel, stride, padding = case
     x, weights = jnp.asarray(array(2, *size, channels)), jnp.asarray(array(*kernel, channels, 5))
+    arguments = {"stride": stride, "padding": padding}
+    plain = functools.partial(convolve.plain_convolution, **arguments, dilation=(1, 1))
+    blocks = functools.partial(convolve._space_to_depth, **arguments)
 
-    def output_and_gradients(platform):
-        def convolution(x, weights):
-            return convolve.convolve(
-                x, weights, stride=stride, padding=padding, dilation=(1, 1), groups=1
-            )
+    def output_and_gradients(convolution):
+        y, vjp = jax.vjp(convolution, x, weights)
+        return y, *vjp(jnp.sin(y))
 
-        with layers.traced_for(platform):
-            y, vjp = jax.vjp(convolution, x, weights)
-            return y, *vjp(jnp.sin(y))
-
-    for ours, xlas in zip(output_and_gradients("cuda"), output_and_gradients("any"), strict=True):
+    for ours, xlas in zip(output_and_gradients(blocks), output_and_gradients(plain), strict=True):
         np.testing.assert_allclose(np.asarray(ours), np.asarray(xlas), rtol=0, atol=1e-12)
 
 
-def test_a_gpu_multiplies_blocks_of_images_and_nothing_else():
-    def network(x):
-        x = layers.Conv(64, 7, stride=2, padding=3).init_with_output(jax.random.key(0), x)[0]
-        x = layers.Conv(8, 3, stride=2, padding=1).init_with_output(jax.random.key(0), x)[0]
-        return x
+def test_a_gpu_multiplies_blocks_of_images_in_bfloat16_and_nothing_else():
+    def kernels(platform, dtype):
+        def network(x):
+            for layer in (
+                layers.Conv(64, 7, stride=2, padding=3, dtype=dtype),
+                layers.Conv(3, 3, stride=2, padding=1, dtype=dtype),
+                layers.Conv(8, 1, stride=2, dtype=dtype),
+            ):
+                x = layer.init_with_output(jax.random.key(0), x)[0]
+            return x
 
-    def kernels(platform):
         program = lowered(network, jnp.zeros((2, 32, 32, 3), jnp.float32), platform=platform)
-        return re.findall(r"stablehlo.convolution.*, tensor<(\w+)xf32>\)", program)
+        return re.findall(r"stablehlo.convolution.*, tensor<(\w+)xb?f\d+>\)", program)
 
-    assert kernels("cuda") == ["4x4x16x64", "3x3x64x8"]
-    assert kernels("tpu") == ["7x7x3x64", "3x3x64x8"]
+    plain = ["7x7x3x64", "3x3x64x3", "1x1x3x8"]
+    assert kernels("cuda", jnp.bfloat16) == ["4x4x16x64", *plain[1:]]
+    assert kernels("cuda", jnp.float32) == kernels("tpu", jnp.bfloat16) == plain
 
 
 def test_weights_that_are_not_finite_stay_within_their_group():

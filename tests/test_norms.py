@@ -101,30 +101,96 @@ def test_batch_norm_of_many_pixels_equals_torchs():
         assert ("dot_general" in program) == products
 
 
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
 @pytest.mark.parametrize("norm", sorted(layers.NORMS))
-def test_a_large_mean_costs_no_precision_in_float32(norm):
+def test_a_large_mean_costs_no_precision_in_float32(norm, platform):
     x = (array(4, 64, 64, 6) + 1e4).astype(np.float32)
     layer = layers.NORMS[norm]()
-    y, _ = layer.init_with_output(jax.random.key(0), x)
-    y, _ = layer.apply(layer.init(jax.random.key(0), x), x, train=True, mutable=["batch_stats"])
+    with layers.traced_for(platform):
+        variables = layer.init(jax.random.key(0), x)
+        y, _ = layer.apply(variables, x, train=True, mutable=["batch_stats"])
     assert 0.5 < y.std() < 1.5
 
 
+def sums_that_wait(jaxpr) -> int:
+    """The number of sums over the batch of values that depend on such a sum."""
+    of_a_sum, waiting = set(), 0
+    for eqn in jaxpr.eqns:
+        after_a_sum = any(isinstance(v, jax.extend.core.Var) and v in of_a_sum for v in eqn.invars)
+        is_sum = eqn.primitive.name == "reduce_sum"
+        waiting += is_sum and after_a_sum
+        if is_sum or after_a_sum:
+            of_a_sum.update(eqn.outvars)
+    return waiting
+
+
+@pytest.mark.parametrize(
+    ("platform", "dtype", "count"),
+    [("cuda", jnp.bfloat16, 0), ("cuda", jnp.float32, 1), ("tpu", jnp.bfloat16, 1)],
+)
+def test_statistics_of_bfloat16_take_one_pass_on_a_gpu(platform, dtype, count):
+    x = jnp.asarray(array(2, 5, 5, 3), dtype)
+    norm = layers.BatchNorm(dtype=dtype)
+    variables = norm.init(jax.random.key(0), x)
+
+    def forward(x):
+        return norm.apply(variables, x, True, mutable=["batch_stats"])
+
+    with layers.traced_for(platform):
+        jaxpr = jax.make_jaxpr(forward)(x).jaxpr
+    assert sums_that_wait(jaxpr) == count
+
+
 @pytest.mark.parametrize("mean", [3, 100])
-def test_statistics_of_bfloat16_on_a_gpu_are_nearer_than_the_values(mean):
-    """There the variance is a mean of squares, in one pass."""
+@pytest.mark.parametrize("running_mean", ["zero", "of the batch"])
+def test_statistics_of_bfloat16_in_one_pass_are_nearer_than_the_values(mean, running_mean):
     exact = array(8, 64, 64, 6) + mean
     x = jnp.asarray(exact, jnp.bfloat16)
     norm = layers.BatchNorm(dtype=jnp.bfloat16, momentum=1.0)
-    with layers.traced_for("cuda"):
-        y, stats = norm.apply(norm.init(jax.random.key(0), x), x, True, mutable=["batch_stats"])
+    variables = norm.init(jax.random.key(0), x)
     rounded = np.asarray(x, np.float64)
-    of_rounding = np.abs(rounded.var((0, 1, 2), ddof=1) - exact.var((0, 1, 2), ddof=1))
-    found = stats["batch_stats"]["var"]
-    assert (np.abs(found - rounded.var((0, 1, 2), ddof=1)) < of_rounding.max()).all()
+    if running_mean != "zero":
+        variables["batch_stats"]["mean"] = jnp.asarray(rounded.mean((0, 1, 2)), jnp.float32)
+    with layers.traced_for("cuda"):
+        y, stats = norm.apply(variables, x, True, mutable=["batch_stats"])
+    var = rounded.var((0, 1, 2), ddof=1)
+    of_rounding = np.abs(var - exact.var((0, 1, 2), ddof=1)).max()
+    error = np.abs(np.asarray(stats["batch_stats"]["var"], np.float64) - var).max()
+    assert error < (of_rounding if running_mean == "zero" else 1e-5 * var.max())
     np.testing.assert_allclose(stats["batch_stats"]["mean"], rounded.mean((0, 1, 2)), rtol=1e-5)
     expected = (rounded - rounded.mean((0, 1, 2))) / rounded.std((0, 1, 2))
     np.testing.assert_allclose(np.asarray(y, np.float64), expected, rtol=0, atol=0.02)
+
+
+def test_gradients_of_bfloat16_in_one_pass_are_those_in_two():
+    """In float64 from bfloat16's values, around a running mean that is not the batch's."""
+    x = jnp.asarray(array(4, 6, 5, 3) + 2, jnp.bfloat16)
+
+    def gradients(platform, dtype):
+        norm = layers.BatchNorm(dtype=jnp.float64, param_dtype=jnp.float64)
+        variables = norm.init(jax.random.key(0), x)
+        variables["batch_stats"]["mean"] += 1.5
+        signal = jnp.asarray(array(4, 6, 5, 3))
+
+        def loss(params, x):
+            variables_of = {**variables, "params": params}
+            y, _ = norm.apply(variables_of, x, True, mutable=["batch_stats"])
+            return jnp.sum(jnp.sin(y) * signal)
+
+        with layers.traced_for(platform):
+            return jax.grad(loss, argnums=(0, 1))(variables["params"], x.astype(dtype))
+
+    ours, expected = gradients("cuda", jnp.bfloat16), gradients("cuda", jnp.float64)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0.02, atol=0.01), ours, expected
+    )
+
+
+def test_batch_norm_takes_whole_numbers():
+    x = jnp.asarray(np.arange(48).reshape(2, 4, 2, 3))
+    norm = layers.BatchNorm()
+    y, _ = norm.apply(norm.init(jax.random.key(0), x), x, True, mutable=["batch_stats"])
+    assert abs(float(y.mean())) < 1e-5 and float(y.std()) == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize("norm", sorted(layers.NORMS))

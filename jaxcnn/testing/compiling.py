@@ -15,12 +15,12 @@ def jit(function: Callable[..., Any], **kwargs: Any) -> Callable[..., Any]:
     On a CPU most of the time is LLVM's: what XLA makes of a network is the same without its last
     polish.
     """
-    on_cpu = jax.default_backend() == "cpu"
-    options = {"xla_backend_optimization_level": 0} if on_cpu else None
+    platform = jax.default_backend()
+    options = {"xla_backend_optimization_level": 0} if platform == "cpu" else None
 
     @functools.wraps(function)
     def traced(*args: Any, **kwargs: Any) -> Any:
-        with layers.traced_for("cpu" if on_cpu else "any"):
+        with layers.traced_for(platform):
             return function(*args, **kwargs)
 
     return jax.jit(traced, compiler_options=options, **kwargs)

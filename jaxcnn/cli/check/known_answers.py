@@ -223,7 +223,7 @@ class SmallNetwork(Classifier):
     def forward(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps ``[N, H, W, 3]`` to ``[N, num_classes]``."""
         x = Conv(CHANNELS, 3, padding=1, use_bias=False, name="conv1")(x)
-        x = max_pool(nn.relu(BatchNorm(name="bn1")(x, train)), 2)
+        x = max_pool(nn.relu(BatchNorm(name="bn1")(x, train)), 3, 2, 1)
         x = Conv(2 * CHANNELS, 3, padding=1, groups=4, use_bias=False, name="conv2")(x)
         x = nn.relu(BatchNorm(name="bn2")(x, train))
         return Linear(self.num_classes, name="fc")(flatten(adaptive_avg_pool(x, 1)))

@@ -27,7 +27,8 @@ class BatchNorm(Module):
     In training it normalizes with the batch's biased variance and tracks the unbiased one,
     ``running = (1 - momentum) * running + momentum * batch``; in evaluation it normalizes with the
     running statistics. Batch statistics are computed in at least float32 and in two passes, so
-    that a large mean costs no precision.
+    that a large mean costs no precision; those of bfloat16 on a GPU in one, around the running
+    mean.
 
     Parameters ``scale`` and ``bias``, statistics ``batch_stats/mean`` and ``batch_stats/var``,
     all ``[C]``. If it is folded (see :class:`~jaxcnn.models.layers.Module`), it has ``bias`` only,
@@ -68,7 +69,7 @@ class BatchNorm(Module):
                     f"Batch norm {'.'.join(self.path)!r} has one value per channel in training, "
                     f"input {x.shape}; use a larger batch or larger images."
                 )
-            y, mean, var = self._normalize_by_batch(x, scale, bias)
+            y, mean, var = self._normalize_by_batch(x, scale, bias, running_mean.value)
             unbiased = var * (count / (count - 1))
             for running, batch in ((running_mean, mean), (running_var, unbiased)):
                 updated = (1 - self.momentum) * running.value + self.momentum * batch
@@ -80,7 +81,7 @@ class BatchNorm(Module):
         return y.astype(out_dtype)
 
     def _normalize_by_batch(
-        self, x: jax.Array, scale: jax.Array, bias: jax.Array
+        self, x: jax.Array, scale: jax.Array, bias: jax.Array, running_mean: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """The normalized batch, in at least float32, and its mean and biased variance, ``[C]``."""
 
@@ -89,20 +90,21 @@ class BatchNorm(Module):
         ) -> tuple[jax.Array, jax.Array, jax.Array]:
             """By the mean of squares, which XLA sums while it sums the values.
 
-            In float32 this costs less precision than rounding the values to bfloat16 has cost.
+            The nearer the running mean is to the batch's, the more precise it is; where it is
+            still 0, this costs less precision than rounding the values to bfloat16 has cost.
             """
             axes = tuple(range(x.ndim - 1))
+            shift = lax.stop_gradient(running_mean)
+            x = x - shift
             moments = jnp.stack([jnp.mean(x, axes), jnp.mean(jnp.square(x), axes)])
             mean, mean_of_squares = self._over_replicas(moments)
             var = jnp.maximum(mean_of_squares - jnp.square(mean), 0)
             factor = lax.rsqrt(var + self.eps) * scale
-            return x * factor + (bias - mean * factor), mean, var
+            return x * factor + (bias - mean * factor), mean + shift, var
 
         def by_sums(
             x: jax.Array, scale: jax.Array, bias: jax.Array
         ) -> tuple[jax.Array, jax.Array, jax.Array]:
-            if short:
-                return in_one_pass(x, scale, bias)
             axes = tuple(range(x.ndim - 1))
             mean = self._over_replicas(jnp.mean(x, axes))
             var = self._over_replicas(jnp.mean(jnp.square(x - mean), axes))
@@ -126,12 +128,11 @@ class BatchNorm(Module):
             factor = lax.rsqrt(var + self.eps) * scale
             return centered * everywhere(factor) + everywhere(bias), mean, var
 
-        short = jnp.finfo(x.dtype).bits < 32
+        gpu = in_one_pass if x.dtype == jnp.bfloat16 else None
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         block = block_size(math.prod(x.shape[:-1]))
-        if block is None or self.axis_name is not None:
-            return by_sums(x, scale, bias)
-        return by_platform(x, scale, bias, cpu=by_products, default=by_sums)
+        cpu = by_products if block is not None and self.axis_name is None else None
+        return by_platform(x, scale, bias, cpu=cpu, gpu=gpu, default=by_sums)
 
 
 def is_batch_norm(module: nn.Module) -> bool:

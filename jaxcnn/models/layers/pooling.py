@@ -85,7 +85,7 @@ def _max_pool_jvp(
 ) -> tuple[jax.Array, jax.Array]:
     """XLA computes the gradient 10 to 30 times slower on a CPU (benchmarks/layers.py).
 
-    On a GPU it is 3 times (benchmarks/NOTES.md), and there the maxima come with their places.
+    On a GPU it is twice (benchmarks/NOTES.md), and there the maxima come with their places.
     """
 
     def by_places(
@@ -136,8 +136,8 @@ def _block_places(
 ) -> Iterator[jax.Array]:
     """The same as :func:`_window_places`, read without a stride.
 
-    In the gradient each pixel then looks at the places that can have seen it alone, which on a GPU
-    takes a fraction of the time.
+    In the gradient each pixel then looks only at the windows that contain it, and computes no other
+    indices, which on a GPU takes most of the time.
     """
     sizes = [
         conv_output_size(size + sum(pad), k, s)
