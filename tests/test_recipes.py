@@ -298,7 +298,7 @@ def test_small_datasets_inherit_nothing_of_an_imagenet_recipe(dataset):
 
 
 def test_small_datasets_are_trained_with_plain_sgd():
-    settings = flat(resolve(open_config("convnext_tiny", "digits")))
+    settings = flat(resolve(open_config("efficientnet_b0", "digits")))
     assert settings["optimizer"] == "sgd"
     assert settings["learning_rate"] == 0.05
     assert (settings["schedule"], settings["schedule_by"]) == ("cosine", "step")

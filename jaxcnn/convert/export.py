@@ -95,7 +95,8 @@ def save_onnx(path: str | os.PathLike[str], exported: Exported) -> None:
     import jax2onnx
 
     shape = (exported.batch_size or "batch", *exported.image_shape)
-    with traced_for("any"), warnings.catch_warnings():
+    # jax2onnx does not know JAX 0.12's equations of functions within jax.jit.
+    with traced_for("any"), jax.disable_jit(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the package itself
         model = jax2onnx.to_onnx(
             exported.of_images,

@@ -57,9 +57,11 @@ RECIPES: dict[str, Recipe] = {
         "digits", num_epochs=40
     ),
     "anynet": ANYNET,
-    "convnext_tiny": convnext("convnext_tiny", 236),
-    "convnext_small": convnext("convnext_small", 230),
-    **dict.fromkeys(("convnext_base", "convnext_large"), convnext("convnext", 232)),
+    "convnext_tiny": convnext("convnext_tiny", 236).on_small_images(**ADAMW),
+    "convnext_small": convnext("convnext_small", 230).on_small_images(**ADAMW),
+    **dict.fromkeys(
+        ("convnext_base", "convnext_large"), convnext("convnext", 232).on_small_images(**ADAMW)
+    ),
     **dict.fromkeys(("densenet121", "densenet161", "densenet169", "densenet201"), DENSENET),
     **{
         f"efficientnet_b{index}": efficientnet(f"efficientnet_b{index}", size)
