@@ -8,8 +8,9 @@ second or so, TensorBoard's events, and the comparison of replicas. (No more oft
 a checkpoint TensorStore 0.1.86 keeps 250 bytes for good, by a reference that its ``Spec.to_json``
 does not release.) Its process is looked at every second. What counts is the memory that is in use:
 what is left of RssAnon after malloc_trim, which a thread of the process calls every ten seconds and
-which gives back what was freed; without it glibc's arenas, one for each thread, fragment for some
-minutes. The median of the second minute is compared with the last's. The threads, open files and
+which gives back what was freed, with two of glibc's arenas (``MALLOC_ARENA_MAX``, unless it is
+set): of its own number, up to eight for each core, some fragment for a quarter of an hour. The
+median of the second minute is compared with the last's. The threads, open files and
 temporary files that are there at all times of the last minute must be no more than the usual number
 of the second. Needs Linux with glibc.
 """
@@ -143,7 +144,8 @@ def soak(periods: int, seconds: float, folder: Path) -> list[Period]:
             stdout=log,
             stderr=log,
             cwd=ROOT,
-            env=os.environ
+            env={"MALLOC_ARENA_MAX": "2"}
+            | os.environ
             | {"TMPDIR": str(temporary), "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
             | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
         )
