@@ -12,7 +12,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from jaxcnn.models.arithmetic import Size, conv_output_size, pair, pool_output_size
-from jaxcnn.models.layers.blocks import cut_into_blocks
+from jaxcnn.models.layers.space_to_depth import cut_into_blocks
 from jaxcnn.models.layers.module import Module, check_window
 from jaxcnn.models.layers.platforms import by_platform
 
@@ -116,14 +116,20 @@ def _max_pool_jvp(
     return by_platform(x, tangent, cpu=on_cpu, gpu=on_gpu, default=by_xla)
 
 
-def _window_places(
-    x: jax.Array, window: Pair, strides: Pair, pads: Sequence[Pair], fill: float
-) -> Iterator[jax.Array]:
-    """What each place of the windows, row by row, has of ``[N, H, W, C]``: ``[N, H', W', C]``."""
+def _output_size(x: jax.Array, window: Pair, strides: Pair, pads: Sequence[Pair]) -> Pair:
+    """Numbers of windows down and to the right."""
     height, width = (
         conv_output_size(size + sum(pad), k, s)
         for size, pad, k, s in zip(x.shape[1:3], pads, window, strides, strict=True)
     )
+    return height, width
+
+
+def _window_places(
+    x: jax.Array, window: Pair, strides: Pair, pads: Sequence[Pair], fill: float
+) -> Iterator[jax.Array]:
+    """What each place of the windows, row by row, has of ``[N, H, W, C]``: ``[N, H', W', C]``."""
+    height, width = _output_size(x, window, strides, pads)
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=fill)
     for top in range(window[0]):
         for left in range(window[1]):  # rows and columns at once: XLA makes one loop of it
@@ -139,10 +145,7 @@ def _block_places(
     In the gradient each pixel then looks only at the windows that contain it, and computes no other
     indices, which on a GPU takes most of the time.
     """
-    sizes = [
-        conv_output_size(size + sum(pad), k, s)
-        for size, pad, k, s in zip(x.shape[1:3], pads, window, strides, strict=True)
-    ]
+    sizes = _output_size(x, window, strides, pads)
     counts = [n + (k - 1) // s for n, k, s in zip(sizes, window, strides, strict=True)]
     blocks = cut_into_blocks(x, strides, counts, [pad[0] for pad in pads], fill)
     rows = [lax.index_in_dim(blocks, n, 2, keepdims=False) for n in range(strides[0])]
