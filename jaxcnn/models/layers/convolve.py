@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxcnn.models.arithmetic import conv_output_size
-from jaxcnn.models.layers.space_to_depth import cut_into_blocks
 from jaxcnn.models.layers.platforms import by_platform
 from jaxcnn.models.layers.row_sums import block_size, repeat_rows
+from jaxcnn.models.layers.space_to_depth import cut_into_blocks
 
 # Output pixels per image up to which a convolution on a CPU is one matrix product of patches.
 SMALL_MAP = 4

@@ -12,9 +12,9 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from jaxcnn.models.arithmetic import Size, conv_output_size, pair, pool_output_size
-from jaxcnn.models.layers.space_to_depth import cut_into_blocks
 from jaxcnn.models.layers.module import Module, check_window
 from jaxcnn.models.layers.platforms import by_platform
+from jaxcnn.models.layers.space_to_depth import cut_into_blocks
 
 Pair = tuple[int, int]
 # Yields what each place of a window sees: (x, window, strides, pads, fill).
