@@ -29,8 +29,7 @@ from jaxcnn.models.registry import Builder
 
 __all__ = ["MNASNet", "mnasnet0_5", "mnasnet0_75", "mnasnet1_0", "mnasnet1_3"]
 
-# The paper's momentum is TensorFlow's 0.9997.
-_BatchNorm = partial(BatchNorm, momentum=1 - 0.9997)
+MOMENTUM = 1 - 0.9997  # of batch norms; the paper's is TensorFlow's, of the old statistics
 
 # Channels, kernel size, stride, expansion and repetitions of each stack of inverted residuals.
 _STACKS = (
@@ -44,7 +43,7 @@ _STACKS = (
 
 
 def _conv(
-    features: int, kernel_size: int = 1, stride: int = 1, groups: int = 1
+    momentum: float, features: int, kernel_size: int = 1, stride: int = 1, groups: int = 1
 ) -> tuple[LayerFactory, LayerFactory]:
     """A convolution, padded to keep the map's size at stride 1, and its norm."""
     conv = partial(
@@ -57,7 +56,7 @@ def _conv(
         use_bias=False,
         kernel_init=kaiming_normal_fan_out,
     )
-    return conv, _BatchNorm
+    return conv, partial(BatchNorm, momentum=momentum)
 
 
 _relu = partial(Lambda, nn.relu)
@@ -71,21 +70,24 @@ class InvertedResidual(Module):
         kernel_size: of the depthwise convolution.
         stride: of the depthwise convolution.
         expansion: channels of the depthwise convolution, as a multiple of the input's.
+        momentum: of the batch norms.
     """
 
     features: int
     kernel_size: int
     stride: int
     expansion: int
+    momentum: float = MOMENTUM
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Map ``[N, H, W, C]`` to ``[N, H / stride, W / stride, features]``."""
         channels = x.shape[-1]
         expanded = channels * self.expansion
-        expand = _conv(expanded)
-        depthwise = _conv(expanded, self.kernel_size, self.stride, groups=expanded)
-        project = _conv(self.features)
+        conv = partial(_conv, self.momentum)
+        expand = conv(expanded)
+        depthwise = conv(expanded, self.kernel_size, self.stride, groups=expanded)
+        project = conv(self.features)
         layers = (*expand, _relu, *depthwise, _relu, *project)
         y = Sequential(layers, name="layers")(x, train)
         return x + y if self.stride == 1 and channels == self.features else y
@@ -97,6 +99,8 @@ class MNASNet(Classifier):
     Attributes:
         alpha: multiplies the channels of every layer but the last convolution.
         dropout: dropout rate of the last layer's input.
+        momentum: of the batch norms; not an argument of torchvision's. A step of the default
+            replaces 0.03% of the running statistics, which takes thousands of steps.
     """
 
     first_conv: ClassVar[str] = "layers.0"
@@ -110,6 +114,7 @@ class MNASNet(Classifier):
 
     alpha: float
     dropout: float = 0.2
+    momentum: float = MOMENTUM
 
     @nn.compact
     def forward_features(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -118,10 +123,11 @@ class MNASNet(Classifier):
         def width(channels: int) -> int:
             return make_divisible(channels * self.alpha)
 
+        conv = partial(_conv, self.momentum)
         layers = [
-            *(*_conv(width(32), 3, stride=2), _relu),
-            *(*_conv(width(32), 3, groups=width(32)), _relu),
-            *_conv(width(16)),
+            *(*conv(width(32), 3, stride=2), _relu),
+            *(*conv(width(32), 3, groups=width(32)), _relu),
+            *conv(width(16)),
         ]
         for channels, kernel_size, stride, expansion, repetitions in _STACKS:
             blocks = [
@@ -131,11 +137,12 @@ class MNASNet(Classifier):
                     kernel_size,
                     stride if index == 0 else 1,
                     expansion,
+                    self.momentum,
                 )
                 for index in range(repetitions)
             ]
             layers.append(partial(Sequential, blocks))
-        layers += [*_conv(1280), _relu]
+        layers += [*conv(1280), _relu]
         return Sequential(layers, name="layers")(x, train)
 
     @nn.compact
