@@ -7,6 +7,7 @@ tensorflow-datasets is needed.
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -109,7 +110,7 @@ def _answer(process: subprocess.Popen[str]) -> object:
 
 def compare(
     script: str,
-    networks: Sequence[tuple[str, str, str]],
+    networks: Sequence[Sequence[str]],
     flags: Sequence[str],
     sides: Sequence[str],
     rounds: int,
@@ -118,8 +119,8 @@ def compare(
 
     Args:
         script: what the children run.
-        networks: name, pixels and batch; several are prepared at the same time, and then timed one
-            after another.
+        networks: names, pixels and batches; several are prepared at the same time, and then timed
+            one after another.
         flags: of the children.
         sides: of each network.
         rounds: in which the sides of a network take turns.
@@ -129,9 +130,8 @@ def compare(
         facts = {}
         for number, network in enumerate(networks):
             for side in sides:
-                own = [*flags, f"--networks={':'.join(network)}"]
-                key = (number, side)
-                children[key] = stack.enter_context(_child(script, own, side))
+                key, only = (number, side), f"--networks={':'.join(network)}"
+                children[key] = stack.enter_context(_child(script, [*flags, only], side))
                 if len(networks) == 1:  # one after another: compilation takes all cores
                     facts[key] = _answer(children[key])
         for key in children.keys() - facts.keys():
@@ -202,31 +202,38 @@ def main(
     print(f"| network, pixels, batch | {' | '.join(heads)} | ratio | of peak | spread | ", end="")
     print("compile, s | memory, MiB |")
     print("|---" + "|---:" * (len(sides) + 5) + "|", flush=True)
-    for first in range(0, len(networks), arguments.together):
-        together = networks[first : first + arguments.together]
-        found_of_each = compare(script, together, sys.argv[1:], sides, arguments.rounds)
-        for (name, size, batch), found in zip(together, found_of_each, strict=True):
-            own, torch = found["jaxcnn"], found["torch"]
-            summary = models.summary(name, image_size=int(size), depth=0)
-            arithmetic = cost * summary.multiply_adds * own["images_per_second"]
-            row = {
-                "device": peak["device"],
-                "dtype": arguments.dtype,
-                "together": len(together),
-                "ratio": own["images_per_second"] / torch["images_per_second"],
-                "peak": arithmetic / peak["peak"],
-                "sides": found,
-            }
-            cells = [f"{name} {size}, {batch}"]
-            cells += [f"{side['images_per_second']:,.1f}" for side in found.values()]
-            cells += [f"{row['ratio']:.2f}", f"{row['peak']:.0%}"]
-            for fact, form in (("spread", ".0%"), ("compile_seconds", ".0f"), ("memory", ",.0f")):
-                cells.append(", ".join(format(side[fact] or 0, form) for side in found.values()))
-            print(f"| {' | '.join(cells)} |", flush=True)
-            if arguments.out is not None:
-                rows = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-                rows[f"{name}:{size}:{batch}:{arguments.dtype}:{peak['device']}"] = row
-                arguments.out.write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n")
+    chunks = range(0, len(networks), arguments.together)
+    found_of_each = itertools.chain.from_iterable(
+        compare(
+            script,
+            networks[first : first + arguments.together],
+            sys.argv[1:],
+            sides,
+            arguments.rounds,
+        )
+        for first in chunks
+    )
+    for (name, size, batch), found in zip(networks, found_of_each, strict=True):
+        own, torch = found["jaxcnn"], found["torch"]
+        multiply_adds = models.summary(name, image_size=int(size), depth=0).multiply_adds
+        row = {
+            "device": peak["device"],
+            "dtype": arguments.dtype,
+            "together": arguments.together,
+            "ratio": own["images_per_second"] / torch["images_per_second"],
+            "peak": cost * multiply_adds * own["images_per_second"] / peak["peak"],
+            "sides": found,
+        }
+        cells = [f"{name} {size}, {batch}"]
+        cells += [f"{side['images_per_second']:,.1f}" for side in found.values()]
+        cells += [f"{row['ratio']:.2f}", f"{row['peak']:.0%}"]
+        for fact, form in (("spread", ".0%"), ("compile_seconds", ".0f"), ("memory", ",.0f")):
+            cells.append(", ".join(format(side[fact] or 0, form) for side in found.values()))
+        print(f"| {' | '.join(cells)} |", flush=True)
+        if arguments.out is not None:
+            rows = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+            rows[f"{name}:{size}:{batch}:{arguments.dtype}:{peak['device']}"] = row
+            arguments.out.write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n")
 
 
 _PEAK = """

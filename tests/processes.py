@@ -43,12 +43,16 @@ sys.exit(f"imported {{heavy}}" if heavy else status)
 """
 
 
+def shell_lines(document: str) -> list[str]:
+    """The lines of shell in a document, continued ones joined."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+
+
 def documented_commands(document: str, command: str = "") -> list[str]:
     """The lines of shell in a document that run ``jaxcnn``, or one subcommand of it."""
-    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines()]
     start = " ".join(["jaxcnn", *command.split(), ""])
-    found = [line for line in lines if line.startswith(start)]
+    found = [line for line in shell_lines(document) if line.startswith(start)]
     assert found
     return found
 

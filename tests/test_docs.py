@@ -1,12 +1,12 @@
 """The documentation says what is so."""
 
-import os
 import re
 import shlex
 import subprocess
 import sys
 
 import pytest
+from processes import shell_lines
 
 from jaxcnn import cli
 
@@ -53,18 +53,14 @@ def test_code_of_adding_a_network_runs(root, capsys):
 @pytest.mark.slow
 def test_commands_that_train_on_imagenet_lack_nothing_but_imagenet(root, tmp_path):
     """Each is run in an empty folder of datasets: its config and its other flags are accepted."""
-    lines = []
-    for document in sorted((root / "docs").glob("*.md")):
-        for block in re.findall(r"```sh\n(.*?)```", document.read_text(), re.DOTALL):
-            lines += block.replace("\\\n", " ").splitlines()
+    lines = {line for document in (root / "docs").glob("*.md") for line in shell_lines(document)}
     # Without a dataset, a bucket or another process.
     other = re.compile(r"configs/\S+:|--config.dataset|://|coordinator|\[")
-    lines = {
-        line for line in lines if line.startswith("python train.py") and not other.search(line)
-    }
+    lines = {line for line in lines if line.startswith("python train.py")}
+    lines = {line for line in lines if not other.search(line)}
     assert len(lines) > 5
-    for line in lines:
+    for line in sorted(lines):
         words = [sys.executable, *shlex.split(line, comments=True)[1:], f"--data_dir={tmp_path}"]
-        done = subprocess.run(words, cwd=root, env=os.environ, capture_output=True, text=True)
+        done = subprocess.run(words, cwd=root, capture_output=True, text=True)
         assert done.returncode == 2, line
         assert "dataset 'imagenet2012' is not prepared" in done.stderr, (line, done.stderr)

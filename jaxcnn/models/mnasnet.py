@@ -29,7 +29,8 @@ from jaxcnn.models.registry import Builder
 
 __all__ = ["MNASNet", "mnasnet0_5", "mnasnet0_75", "mnasnet1_0", "mnasnet1_3"]
 
-MOMENTUM = 1 - 0.9997  # of batch norms; the paper's is TensorFlow's, of the old statistics
+# The paper's momentum is TensorFlow's 0.9997.
+_BatchNorm = partial(BatchNorm, momentum=1 - 0.9997)
 
 # Channels, kernel size, stride, expansion and repetitions of each stack of inverted residuals.
 _STACKS = (
@@ -43,7 +44,11 @@ _STACKS = (
 
 
 def _conv(
-    momentum: float, features: int, kernel_size: int = 1, stride: int = 1, groups: int = 1
+    norm_layer: LayerFactory,
+    features: int,
+    kernel_size: int = 1,
+    stride: int = 1,
+    groups: int = 1,
 ) -> tuple[LayerFactory, LayerFactory]:
     """A convolution, padded to keep the map's size at stride 1, and its norm."""
     conv = partial(
@@ -56,7 +61,7 @@ def _conv(
         use_bias=False,
         kernel_init=kaiming_normal_fan_out,
     )
-    return conv, partial(BatchNorm, momentum=momentum)
+    return conv, norm_layer
 
 
 _relu = partial(Lambda, nn.relu)
@@ -70,21 +75,21 @@ class InvertedResidual(Module):
         kernel_size: of the depthwise convolution.
         stride: of the depthwise convolution.
         expansion: channels of the depthwise convolution, as a multiple of the input's.
-        momentum: of the batch norms.
+        norm_layer: factory of the norms.
     """
 
     features: int
     kernel_size: int
     stride: int
     expansion: int
-    momentum: float = MOMENTUM
+    norm_layer: LayerFactory = _BatchNorm
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Map ``[N, H, W, C]`` to ``[N, H / stride, W / stride, features]``."""
         channels = x.shape[-1]
         expanded = channels * self.expansion
-        conv = partial(_conv, self.momentum)
+        conv = partial(_conv, self.norm_layer)
         expand = conv(expanded)
         depthwise = conv(expanded, self.kernel_size, self.stride, groups=expanded)
         project = conv(self.features)
@@ -99,8 +104,9 @@ class MNASNet(Classifier):
     Attributes:
         alpha: multiplies the channels of every layer but the last convolution.
         dropout: dropout rate of the last layer's input.
-        momentum: of the batch norms; not an argument of torchvision's. A step of the default
-            replaces 0.03% of the running statistics, which takes thousands of steps.
+        norm_layer: see :func:`~jaxcnn.models.layers.norm_factory`; not an argument of
+            torchvision's. None: :class:`~jaxcnn.models.layers.BatchNorm` with the paper's momentum,
+            of which a step replaces 0.03% of the running statistics.
     """
 
     first_conv: ClassVar[str] = "layers.0"
@@ -114,7 +120,7 @@ class MNASNet(Classifier):
 
     alpha: float
     dropout: float = 0.2
-    momentum: float = MOMENTUM
+    norm_layer: LayerFactory | None = None
 
     @nn.compact
     def forward_features(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -123,7 +129,8 @@ class MNASNet(Classifier):
         def width(channels: int) -> int:
             return make_divisible(channels * self.alpha)
 
-        conv = partial(_conv, self.momentum)
+        norm_layer = self.norm_layer or _BatchNorm
+        conv = partial(_conv, norm_layer)
         layers = [
             *(*conv(width(32), 3, stride=2), _relu),
             *(*conv(width(32), 3, groups=width(32)), _relu),
@@ -137,7 +144,7 @@ class MNASNet(Classifier):
                     kernel_size,
                     stride if index == 0 else 1,
                     expansion,
-                    self.momentum,
+                    norm_layer,
                 )
                 for index in range(repetitions)
             ]

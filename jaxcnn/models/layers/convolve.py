@@ -179,20 +179,15 @@ def _space_to_depth(x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: P
     share a block with it.
     """
     out = _output_size(x, kernel, stride=stride, padding=padding, dilation=(1, 1))
-    axes = list(zip(x.shape[1:3], kernel.shape[:2], stride, padding, out, strict=True))
-    counts = [-(-length // step) for length, _, step, _, _ in axes]
-    pads_before = [-(-pad // step) for _, _, step, pad, _ in axes]  # in blocks
-    # With zeros in front the kernel begins where a block does.
-    zeros = [
-        first * step - pad for first, (_, _, step, pad, _) in zip(pads_before, axes, strict=True)
-    ]
-    reach = [
-        -(-(first + size) // step) for first, (_, size, step, _, _) in zip(zeros, axes, strict=True)
-    ]
-    pads = [
-        (first, length + size - 1 - first - count)
-        for first, length, size, count in zip(pads_before, out, reach, counts, strict=True)
-    ]
+    counts, reach, zeros, pads = [], [], [], []
+    for length, size, step, pad, windows in zip(
+        x.shape[1:3], kernel.shape[:2], stride, padding, out, strict=True
+    ):
+        before = math.ceil(pad / step)  # blocks of padding
+        zeros.append(before * step - pad)  # in front of the kernel: it begins where a block does
+        reach.append(math.ceil((zeros[-1] + size) / step))
+        counts.append(math.ceil(length / step))
+        pads.append((before, windows + reach[-1] - 1 - before - counts[-1]))
     channels = stride[0] * stride[1] * x.shape[-1]
     missing = -channels % CHANNELS_TOGETHER
     images = cut_into_blocks(x, stride, counts).transpose(0, 1, 3, 2, 4, 5)

@@ -18,9 +18,9 @@ _platform: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform
 def traced_for(platform: str) -> Iterator[None]:
     """Within the block, trace layers for one platform.
 
-    Without it, programs are right for whatever platform they are lowered for, but contain both
+    Without it, programs are right for whatever platform they are lowered for, but contain all
     ways of some layers until then, and take several times longer to trace where they have
-    gradients. Platforms that are neither have XLA's own operations; ``"any"`` stands for all, in
+    gradients. Platforms but CPUs and GPUs have XLA's own operations; ``"any"`` stands for all, in
     formats that do not know platforms, and for what reads a network's jaxpr::
 
         with traced_for("any"):

@@ -43,10 +43,16 @@ def _crops(config: ConfigDict) -> str | None:
     return None
 
 
+def evaluation_size(config: ConfigDict) -> tuple[str, int]:
+    """The key that has the size of the images in evaluation, and the size."""
+    if config.eval.image_size is None:
+        return "image_size", config.image_size
+    return "eval.image_size", config.eval.image_size
+
+
 def _resize(config: ConfigDict) -> str | None:
     cropped = config.eval.crop == "resize_and_center_crop"
-    name = "image_size" if config.eval.image_size is None else "eval.image_size"
-    size = config.eval.image_size or config.image_size
+    name, size = evaluation_size(config)
     if cropped and config.eval.resize_size < size:
         return (
             f"config.eval.resize_size={config.eval.resize_size} is smaller than "

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from jaxcnn.data import pipeline
 from jaxcnn.errors import UserError
 from jaxcnn.training.config.keys import KEYS, check_value
-from jaxcnn.training.config.rules import RULES
+from jaxcnn.training.config.rules import RULES, evaluation_size
 
 if TYPE_CHECKING:
     from jaxcnn.data.source import Source
@@ -77,12 +77,10 @@ def _check_memory(config: ConfigDict, process_count: int) -> None:
     """
     memory = host_memory()
     evaluated = (config.eval.batch_size or config.batch_size) * config.eval.crops
-    batches = [("image_size", max(training_sizes(config)), config.batch_size)]
-    if config.eval.image_size is None:
-        batches.append(("image_size", config.image_size, evaluated))
-    else:
-        batches.append(("eval.image_size", config.eval.image_size, evaluated))
-    for name, size, batch_size in batches:
+    for name, size, batch_size in (
+        ("image_size", max(training_sizes(config)), config.batch_size),
+        (*evaluation_size(config), evaluated),
+    ):
         images = math.ceil(batch_size / process_count)
         needed = 3 * images * size**2
         if memory is not None and needed > memory / 2:
