@@ -84,9 +84,22 @@ def installed(
     wheel: pathlib.Path, tmp_path_factory: pytest.TempPathFactory, worker_id: str
 ) -> pathlib.Path:
     """The Python of a virtual environment with ``pip install jaxcnn`` and no extras."""
-    folder = once_for_all_workers(tmp_path_factory, worker_id) / "installed"
+    return create_once(once_for_all_workers(tmp_path_factory, worker_id) / "installed", str(wheel))
+
+
+@pytest.fixture(scope="session")
+def with_onnx(
+    wheel: pathlib.Path, tmp_path_factory: pytest.TempPathFactory, worker_id: str
+) -> pathlib.Path:
+    """The Python of a virtual environment with ``pip install 'jaxcnn[onnx]'``."""
+    folder = once_for_all_workers(tmp_path_factory, worker_id) / "with_onnx"
+    return create_once(folder, f"{wheel}[onnx]")
+
+
+def create_once(folder: pathlib.Path, requirement: str) -> pathlib.Path:
+    """Creates a virtual environment, unless another worker did, and returns its Python."""
     with filelock.FileLock(f"{folder}.lock"):
-        return folder / "bin" / "python" if folder.exists() else create(folder, str(wheel))
+        return folder / "bin" / "python" if folder.exists() else create(folder, requirement)
 
 
 def once_for_all_workers(factory: pytest.TempPathFactory, worker_id: str) -> pathlib.Path:

@@ -124,12 +124,6 @@ def test_path_that_cannot_be_written_is_one_sentence(tmp_path, capsys):
     assert "exists already; give a new folder" in capsys.readouterr().err
 
 
-@pytest.fixture(scope="module")
-def with_onnx(wheel, tmp_path_factory):
-    """The Python of an environment with ``pip install 'jaxcnn[onnx]'``."""
-    return environments.create(tmp_path_factory.mktemp("onnx") / "environment", f"{wheel}[onnx]")
-
-
 # Concatenations, shortcuts, adaptive pooling; folded batch norms.
 SOME = ("densenet121", "lenet5", "resnet18", "vgg")
 
