@@ -305,7 +305,7 @@ def test_small_datasets_are_trained_with_plain_sgd():
     assert settings["warmup_epochs"] == 1.0
     assert settings["ema.decay"] is None
     assert settings["augment.policy"] == "none"
-    assert settings["image_size"] == 32
+    assert settings["image_size"] == 64
 
 
 def test_another_recipe_leaves_small_datasets_alone(root):

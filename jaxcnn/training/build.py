@@ -26,6 +26,7 @@ from jaxcnn.training.augmentation import Augmentation
 from jaxcnn.training.config import (
     RESUMABLE,
     as_json,
+    evaluation_size,
     host_memory,
     training_sizes,
     validate,
@@ -393,7 +394,7 @@ def evaluation_settings(config: ConfigDict) -> EvaluationSettings:
 
 def _eval_preprocess(config: ConfigDict, channels: int) -> pipeline.EvalPreprocess:
     return pipeline.EvalPreprocess(
-        image_size=config.eval.image_size or config.image_size,
+        image_size=evaluation_size(config)[1],
         channels=channels,
         crop=config.eval.crop,
         fit=config.fit,
@@ -422,7 +423,8 @@ def check_network(config: ConfigDict, model: Classifier, image_shape: Sequence[i
     sizes = {config.image_size: "image_size"}
     for size in training_sizes(config):
         sizes.setdefault(size, "image_sizes")
-    sizes.setdefault(config.eval.image_size or config.image_size, "eval.image_size")
+    name, size = evaluation_size(config)
+    sizes.setdefault(size, name)
     shapes: Any = None
     for size, name in sizes.items():
         shape = (images, size, size, image_shape[-1])

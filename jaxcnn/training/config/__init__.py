@@ -18,6 +18,7 @@ from jaxcnn.training.config.export import as_json, digest, markdown_table, run_n
 from jaxcnn.training.config.keys import KEYS, RESUMABLE, Key
 from jaxcnn.training.config.named import finetune_config, get_config
 from jaxcnn.training.config.resolve import open_config, resolve, resolved_from_json
+from jaxcnn.training.config.rules import evaluation_size
 from jaxcnn.training.config.validate import host_memory, training_sizes, validate, validate_data
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Key",
     "as_json",
     "digest",
+    "evaluation_size",
     "finetune_config",
     "get_config",
     "host_memory",
