@@ -21,6 +21,7 @@ from jaxcnn.training.config import open_config, resolve
 from jaxcnn.training.loop import train_and_evaluate
 from jaxcnn.training.metrics import read_metrics
 from jaxcnn.training.monitoring import first_inputs
+from jaxcnn.training.start import initial_state
 from jaxcnn.training.step import TrainState, init_state, normalizer
 from jaxcnn.training.workdir import CLASSES
 
@@ -204,7 +205,7 @@ def test_run_that_is_unfrozen_trains_the_head_and_then_everything(
     assert "61,706 parameters, 850 of which train" in capsys.readouterr().out
     train_and_evaluate(run(), tmp_path / "b")
     assert "All parameters train from step 3 on." in capsys.readouterr().out
-    start = loop._initial_state(run(), resuming=False)[0].params
+    start = initial_state(run(), resuming=False)[0].params
     middle, end, other = (
         restored(run(), tmp_path / folder, step) for folder, step in (("a", 2), ("a", 4), ("b", 4))
     )
@@ -257,7 +258,7 @@ def test_failed_run_closes_its_files(experiment, tmp_path):
 
 def test_head_is_reinitialized_where_the_weights_are_of_other_classes(experiment, tmp_path, capsys):
     run = experiment(num_epochs=1, learning_rate=0.0)
-    own = loop._initial_state(run, resuming=False)[0].variables
+    own = initial_state(run, resuming=False)[0].variables
     other = {"params": {k: {n: v + 1 for n, v in d.items()} for k, d in own["params"].items()}}
     convert.save(tmp_path / "weights.safetensors", other)
     init_from = str(tmp_path / "weights.safetensors")
@@ -266,7 +267,7 @@ def test_head_is_reinitialized_where_the_weights_are_of_other_classes(experiment
         (tmp_path / CLASSES).unlink(missing_ok=True)
         if classes is not None:
             (tmp_path / CLASSES).write_text(classes)
-        return loop._initial_state(experiment(init_from=init_from), resuming=False)
+        return initial_state(experiment(init_from=init_from), resuming=False)
 
     for classes in (None, '["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]'):
         state, reinitialized = started(classes)

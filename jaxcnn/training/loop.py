@@ -12,47 +12,40 @@ from typing import Any
 
 import jax
 
-from jaxcnn.convert.pretrained import initialize_from
-from jaxcnn.errors import UserError, one_sentence
+from jaxcnn.errors import UserError
 from jaxcnn.io.paths import in_bucket
 from jaxcnn.training import distributed
 from jaxcnn.training.augmentation import Normalize
 from jaxcnn.training.best import EMA, has, ranked
 from jaxcnn.training.build import Experiment
-from jaxcnn.training.checkpoint_folder import saved_steps
 from jaxcnn.training.checkpoints import Checkpoints
 from jaxcnn.training.debugging import debugged
 from jaxcnn.training.devices import pmap, replicate, unreplicate
 from jaxcnn.training.evaluation import Evaluation, evaluate
 from jaxcnn.training.lock import hold
 from jaxcnn.training.monitoring import first_filters, first_inputs
-from jaxcnn.training.nonfinite import NONFINITE_REMEDY, NonfiniteSteps, describe
-from jaxcnn.training.optimizer import carry_over, with_rate_factor
+from jaxcnn.training.nonfinite import NonfiniteSteps, describe, diverged
+from jaxcnn.training.optimizer import with_rate_factor
+from jaxcnn.training.out_of_memory import (
+    less_memory,
+    less_memory_in_evaluation,
+    memory_errors,
+)
 from jaxcnn.training.outputs import export, export_best, save_examples
 from jaxcnn.training.parameters import Freeze, count
 from jaxcnn.training.profiling import Profile
 from jaxcnn.training.replicas import check_replicas
-from jaxcnn.training.reporting import (
-    EMA_EVALUATION,
-    Reporter,
-    evaluations_in,
-    with_ema_names,
-)
+from jaxcnn.training.reporting import EMA_EVALUATION, Reporter, with_ema_names
 from jaxcnn.training.signals import Stopped, StopSignals
-from jaxcnn.training.step import (
-    TrainState,
-    init_state,
-    make_eval_step,
-    normalizer,
+from jaxcnn.training.start import (
+    check_evaluations,
+    evaluations_until,
+    initial_state,
+    resumed,
+    unfrozen,
 )
-from jaxcnn.training.workdir import (
-    CHECKPOINTS,
-    METRICS,
-    claim_workdir,
-    has_checkpoint,
-    has_other_classes,
-    usable,
-)
+from jaxcnn.training.step import TrainState, make_eval_step, normalizer
+from jaxcnn.training.workdir import CHECKPOINTS, claim_workdir, has_checkpoint, usable
 
 # Steps, or batches of an evaluation, between asking whether another process was told to stop.
 ASK_EVERY = 10
@@ -126,8 +119,8 @@ class _Run:
     ):
         self._experiment, self._workdir, self._profile = experiment, workdir, profile
         self._plan, self._inputs = experiment.plan, experiment.inputs
-        state, reinitialized = _initial_state(experiment, resuming=has_checkpoint(workdir))
-        stack.enter_context(_memory_errors(_less_memory(experiment)))
+        state, reinitialized = initial_state(experiment, resuming=has_checkpoint(workdir))
+        stack.enter_context(memory_errors(less_memory(experiment)))
         self._check_lock = _lock(workdir, stack)
         _claim(experiment, workdir)
         self._signals = StopSignals()
@@ -136,9 +129,9 @@ class _Run:
         self._checkpoints = stack.enter_context(
             Checkpoints(workdir / CHECKPOINTS, keep=experiment.keep_checkpoints)
         )
-        state, self._freeze = _resumed(experiment, state, self._checkpoints)
+        state, self._freeze = resumed(experiment, state, self._checkpoints)
         self._start_step = int(state.step)
-        self._evaluations = _evaluations_until(self._start_step, workdir)
+        self._evaluations = evaluations_until(self._start_step, workdir)
         self._lacks_evaluation = self._was_stopped_before_its_evaluation()
         self._reporter = Reporter(
             workdir,
@@ -174,7 +167,7 @@ class _Run:
             self._checkpoints.find_best(self._rank)
         if self._lacks_evaluation:
             self.evaluate(self._start_step)
-        _check_evaluations(self._experiment, self._start_step, self._evaluations, self._workdir)
+        check_evaluations(self._experiment, self._start_step, self._evaluations, self._workdir)
         self.follow_plateau()
         self._saved_at = time.monotonic()
 
@@ -244,7 +237,7 @@ class _Run:
     def evaluate(self, step: int) -> None:
         """Evaluate the weights and their average."""
         experiment, reporter = self._experiment, self._reporter
-        with reporter.paused(), _memory_errors(_less_memory_in_evaluation(experiment)):
+        with reporter.paused(), memory_errors(less_memory_in_evaluation(experiment)):
             last = step == self._plan.num_steps
             evaluation = self._evaluation_of(self._state.variables, with_examples=last)
             if problem := describe("loss of the evaluation", evaluation.means["loss"]):
@@ -321,7 +314,7 @@ class _Run:
     def _unfreeze(self, step: int) -> None:
         self._reporter.compiles()
         self._freeze = None
-        self._state = replicate(_unfrozen(self._experiment, unreplicate(self._state)))
+        self._state = replicate(unfrozen(self._experiment, unreplicate(self._state)))
         self._train_step = self._make_train_step(None)
         self._reporter.say(f"All parameters train from step {step} on.")
 
@@ -353,62 +346,10 @@ class _Run:
     def _diverged(self, step: int, problem: str) -> UserError:
         self._checkpoints.wait()
         rate = self._reporter.learning_rate(step)
-        return _diverged(problem, step, rate, self._workdir / CHECKPOINTS)
+        return diverged(problem, step, rate, self._workdir / CHECKPOINTS)
 
     def _rank(self, steps: Sequence[int]) -> list[int]:
         return ranked(steps, self._evaluations, self._experiment.best_by)
-
-
-def _initial_state(experiment: Experiment, *, resuming: bool) -> tuple[TrainState, list[str]]:
-    """The state before the first step, and the heads that ``init_from`` does not fit."""
-    model = experiment.model
-    state = init_state(
-        model,
-        experiment.optimizer,
-        experiment.image_shape,
-        seed=experiment.seed,
-        freeze=experiment.freeze,
-        with_ema=experiment.with_ema,
-    )
-    if experiment.init_from is None or resuming:
-        return state, []
-    others = has_other_classes(experiment.init_from, experiment.inputs.train.classes)
-    variables, reinitialized = initialize_from(
-        state.variables,
-        model,
-        experiment.name,
-        experiment.init_from,
-        reinitialize=model.classifier if others else (),
-    )
-    state = dataclasses.replace(
-        state, params=variables["params"], batch_stats=variables.get("batch_stats", {})
-    )
-    if experiment.with_ema:
-        state = dataclasses.replace(state, ema=state.variables)
-    return state, reinitialized
-
-
-def _resumed(
-    experiment: Experiment, state: TrainState, checkpoints: Checkpoints
-) -> tuple[TrainState, Freeze | None]:
-    """The state of the newest intact checkpoint, if any, and what does not train after it."""
-
-    def is_unfrozen(step: int) -> bool:
-        return experiment.freeze is not None and step > experiment.plan.last_frozen_step
-
-    def like(step: int) -> TrainState:
-        return _unfrozen(experiment, state) if is_unfrozen(step) else state
-
-    saved = checkpoints.restore_newest(like)
-    if saved is None:
-        return state, experiment.freeze
-    return saved, None if is_unfrozen(int(saved.step)) else experiment.freeze
-
-
-def _unfrozen(experiment: Experiment, state: TrainState) -> TrainState:
-    """The state from which everything trains; new optimizer state is initial."""
-    everything = jax.jit(experiment.optimizer.init)(state.params)
-    return dataclasses.replace(state, opt_state=carry_over(state.opt_state, everything))
 
 
 def _with_plateau(
@@ -426,68 +367,6 @@ def _with_plateau(
     reporter.rate_factor = distributed.from_main_process(plateau.rate_factor(values))
     opt_state = with_rate_factor(state.opt_state, reporter.rate_factor)
     return dataclasses.replace(state, opt_state=opt_state)
-
-
-def _check_evaluations(
-    experiment: Experiment, step: int, evaluations: Mapping[int, Any], workdir: Path
-) -> None:
-    """Check that the evaluations are there on which the learning rate depends.
-
-    Raises:
-        UserError: on all processes, if one is missing.
-    """
-    plan = experiment.plan
-    if experiment.plateau is None:
-        return
-    ends_of_epochs = range(plan.steps_per_epoch, step + 1, plan.steps_per_epoch)
-    missing = any(plan.evaluates(end) and end not in evaluations for end in ends_of_epochs)
-    if distributed.any_process(missing and distributed.is_main_process()):
-        raise UserError(
-            f"{workdir / METRICS} lacks evaluations of earlier steps, on which "
-            f"config.schedule=plateau depends; restore it, or start again in another --workdir."
-        )
-
-
-@contextlib.contextmanager
-def _memory_errors(advice: str) -> Iterator[None]:
-    """Report within the block that a device has too little memory as a UserError with advice."""
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        reason = one_sentence(error).partition("RESOURCE_EXHAUSTED: ")[2][:200].rstrip(".")
-        raise UserError(f"Out of memory{advice}. What was saved is kept. ({reason}.)") from error
-
-
-def _less_memory(experiment: Experiment) -> str:
-    batch, devices = experiment.plan.batch_size, jax.device_count()
-    parts, own = experiment.accumulate_steps, batch // devices
-    sentence = (
-        f": config.batch_size={batch} with config.accumulate_steps={parts} is {own // parts} "
-        f"image(s) at once on each of {devices} device(s)"
-    )
-    more = next((n for n in range(parts + 1, own + 1) if own % n == 0), None)
-    if more is None:
-        return f"{sentence}; use smaller images, more devices, or config.dtype=bfloat16"
-    return (
-        f"{sentence}; set config.accumulate_steps={more}, which computes {own // more} at once, "
-        f"and start the same command again (or lower config.batch_size in another --workdir)"
-    )
-
-
-def _less_memory_in_evaluation(experiment: Experiment) -> str:
-    batch = experiment.inputs.evaluation.batch_size
-    return (
-        f" in the evaluation, which scores {batch} images at once on {jax.device_count()} "
-        f"device(s); set a lower config.eval.batch_size, and start the same command again"
-    )
-
-
-def _evaluations_until(step: int, workdir: Path) -> dict[int, dict[str, Any]]:
-    """The evaluations of earlier processes, by step; read by every process."""
-    found = evaluations_in(workdir / METRICS)
-    return {number: found[number] for number in sorted(found) if number <= step}
 
 
 def _lock(workdir: Path, stack: contextlib.ExitStack) -> Callable[[], None]:
@@ -602,20 +481,3 @@ def _stop_requested(signals: StopSignals, may_ask: bool) -> int | None:
     if not may_ask:
         return None
     return distributed.max_over_processes(signals.received or 0) or None
-
-
-def _diverged(problem: str, step: int, rate: float, directory: Path) -> UserError:
-    """The error that a run cannot go on from a step.
-
-    Args:
-        problem: the clause that says why.
-        step: the step.
-        rate: its learning rate.
-        directory: of the checkpoints.
-    """
-    good = [saved for saved in saved_steps(directory) if saved < step]
-    kept = f"the last good checkpoint is that of step {good[-1]}" if good else "nothing is saved"
-    return UserError(
-        f"{problem} in step {step}, at a learning rate of {rate:g}; {kept} in {directory}. "
-        f"{NONFINITE_REMEDY}"
-    )

@@ -2,7 +2,11 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from jaxcnn.errors import UserError
+from jaxcnn.training.checkpoint_folder import saved_steps
 
 NONFINITE_REMEDY = (
     "Lower config.learning_rate or raise config.warmup_epochs, and start again in another "
@@ -54,3 +58,20 @@ class NonfiniteSteps:
                     f"statistics are NaN or infinite (config.max_nonfinite), the last"
                 )
         return None
+
+
+def diverged(problem: str, step: int, rate: float, directory: Path) -> UserError:
+    """The error that a run cannot go on from a step.
+
+    Args:
+        problem: the clause that says why.
+        step: the step.
+        rate: its learning rate.
+        directory: of the checkpoints.
+    """
+    good = [saved for saved in saved_steps(directory) if saved < step]
+    kept = f"the last good checkpoint is that of step {good[-1]}" if good else "nothing is saved"
+    return UserError(
+        f"{problem} in step {step}, at a learning rate of {rate:g}; {kept} in {directory}. "
+        f"{NONFINITE_REMEDY}"
+    )
