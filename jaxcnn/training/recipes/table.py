@@ -59,7 +59,8 @@ _BOTTLENECKS_SMALL = {"model_args__zero_init_residual": True}
 #
 # Digits' epochs are 22 steps, too few for some: MobileNetV3's running statistics, of which each
 # step replaces one percent, are not yet those of the network; a SqueezeNet, whose logits pass a
-# rectifier, learns slowly at a rate that does not kill that; and the AlexNets begin slowly.
+# rectifier, learns slowly at a rate that does not kill that; and NiN, ZFNet and the original AlexNet
+# begin slowly.
 RECIPES: dict[str, Recipe] = {
     "alexnet": WITHOUT_NORM.on_small_images(image_size=64, **ADAMW),
     "alexnet_original": ALEXNET_ORIGINAL.on_small_images(image_size=67, **ADAMW).on_dataset(
@@ -92,7 +93,7 @@ RECIPES: dict[str, Recipe] = {
         ("mobilenet_v3_large", "mobilenet_v3_small"),
         MOBILENET_V3.on_dataset("digits", batch_size=32, num_epochs=40),
     ),
-    "nin": NIN.on_small_images(image_size=67, **ADAMW),
+    "nin": NIN.on_small_images(image_size=67, **ADAMW).on_dataset("digits", num_epochs=40),
     **dict.fromkeys(
         (
             *("regnet_x_400mf", "regnet_x_800mf", "regnet_x_1_6gf"),
