@@ -59,8 +59,8 @@ _BOTTLENECKS_SMALL = {"model_args__zero_init_residual": True}
 #
 # Digits' epochs are 22 steps, too few for some: MobileNetV3's running statistics, of which each
 # step replaces one percent, are not yet those of the network; a SqueezeNet, whose logits pass a
-# rectifier, learns slowly at a rate that does not kill that; and NiN, ZFNet and the original AlexNet
-# begin slowly.
+# rectifier, learns slowly at a rate that does not kill that; and NiN, ZFNet and the original
+# AlexNet begin slowly.
 RECIPES: dict[str, Recipe] = {
     "alexnet": WITHOUT_NORM.on_small_images(image_size=64, **ADAMW),
     "alexnet_original": ALEXNET_ORIGINAL.on_small_images(image_size=67, **ADAMW).on_dataset(
