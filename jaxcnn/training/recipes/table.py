@@ -48,14 +48,18 @@ from jaxcnn.training.recipes.small import ADAMW
 # and more than one pixel in the last maps.
 _MNASNET_SMALL = {"image_size": 64, "model_args__norm_layer": "batch"}
 
-# Each residual block begins as the identity (Goyal et al. 2017, section 5.1): without, the loss of
-# a ResNet-50 first rises to tens on small images, and it ends digits at 78% in place of 98.6%.
-_BOTTLENECKS_SMALL = {"model_args__zero_init_residual": True}
+_BOTTLENECKS: dict[str, Recipe] = {
+    **dict.fromkeys(("resnet50", "resnet101", "resnet152"), REFERENCE),
+    "resnext50_32x4d": RESNEXT50,
+    "resnext101_32x8d": RESNEXT101,
+    "resnext101_64x4d": NEW_RESNEXT,
+    **dict.fromkeys(("wide_resnet50_2", "wide_resnet101_2"), WIDE_RESNET),
+}
 
 # By architecture; all others are trained with REFERENCE. On small datasets an image has the
 # smallest round size that the network takes in training, where that is more than 32 and there
-# are no auxiliary heads, which would need far larger images. EfficientNets take 32 pixels, too, but
-# their last maps are then of one pixel: the smallest ends digits at 30%.
+# are no auxiliary heads, which would need far larger images. EfficientNets B0 to B7 take 32, too,
+# but their last maps are then of one pixel: the smallest ends digits at 30%.
 #
 # Digits' epochs are 22 steps, too few for some: MobileNetV3's running statistics, of which each
 # step replaces one percent, are not yet those of the network; a SqueezeNet, whose logits pass a
@@ -111,12 +115,12 @@ RECIPES: dict[str, Recipe] = {
     ),
     **dict.fromkeys(("regnet_x_32gf", "regnet_y_16gf", "regnet_y_32gf"), REGNET_LARGE),
     "regnet_y_128gf": SWAG,
-    **dict.fromkeys(
-        ("resnet50", "resnet101", "resnet152"), REFERENCE.on_small_images(**_BOTTLENECKS_SMALL)
-    ),
-    "resnext50_32x4d": RESNEXT50.on_small_images(**_BOTTLENECKS_SMALL),
-    "resnext101_32x8d": RESNEXT101.on_small_images(**_BOTTLENECKS_SMALL),
-    "resnext101_64x4d": NEW_RESNEXT.on_small_images(**_BOTTLENECKS_SMALL),
+    # Each residual block begins as the identity (Goyal et al. 2017, section 5.1): without, the loss
+    # of a ResNet-50 first rises to tens on small images, and it ends digits at 78%, not 98.6%.
+    **{
+        name: recipe.on_small_images(model_args__zero_init_residual=True)
+        for name, recipe in _BOTTLENECKS.items()
+    },
     **dict.fromkeys(("shufflenet_v2_x0_5", "shufflenet_v2_x1_0"), SHUFFLENET),
     **dict.fromkeys(("shufflenet_v2_x1_5", "shufflenet_v2_x2_0"), NEW_SHUFFLENET),
     **dict.fromkeys(
@@ -128,9 +132,6 @@ RECIPES: dict[str, Recipe] = {
     "vgg13": WITHOUT_NORM,
     "vgg16": WITHOUT_NORM,
     "vgg19": WITHOUT_NORM,
-    **dict.fromkeys(
-        ("wide_resnet50_2", "wide_resnet101_2"), WIDE_RESNET.on_small_images(**_BOTTLENECKS_SMALL)
-    ),
     "zfnet": ZFNET.on_small_images(image_size=64, **ADAMW).on_dataset("digits", num_epochs=40),
 }
 
@@ -149,12 +150,7 @@ class Other(NamedTuple):
 
 # By the name of the config file.
 OTHERS: dict[str, Other] = {
-    "resnet50_v2": Other(
-        "resnet50",
-        dataclasses.replace(NEW_RECIPE, weights="IMAGENET1K_V2").on_small_images(
-            **_BOTTLENECKS_SMALL
-        ),
-    ),
+    "resnet50_v2": Other("resnet50", dataclasses.replace(NEW_RECIPE, weights="IMAGENET1K_V2")),
 }
 
 _BY_NAME = {recipe.name: recipe for recipe in (REFERENCE, NEW_RECIPE, FINETUNE, *RECIPES.values())}
