@@ -169,9 +169,10 @@ def test_gradient_of_max_pooling_is_xlas_own_but_on_cpus_and_gpus():
     }
     for platform, count in (("cpu", 0), ("cuda", 0), ("tpu", 1)):
         assert programs[platform].count("select_and_scatter") == count
-    # On a GPU no pixel looks at the places of windows that cannot have seen it.
-    assert re.search(r"interior = \[0, 1, 1, 0\]", programs["cpu"])
-    assert "pad" in programs["cuda"] and not re.search(r"interior = \[[^]]*[1-9]", programs["cuda"])
+    # No pixel looks at the places of windows that cannot have seen it.
+    for platform in ("cpu", "cuda"):
+        assert "pad" in programs[platform]
+        assert not re.search(r"interior = \[[^]]*[1-9]", programs[platform])
 
 
 @pytest.mark.parametrize(("size", "kernel", "stride"), [((2, 2), 3, 2), ((1, 5), 2, 2)])

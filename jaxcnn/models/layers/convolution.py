@@ -15,6 +15,8 @@ from jaxcnn.errors import UserError
 from jaxcnn.models.arithmetic import Size, pair, window_size
 from jaxcnn.models.layers.convolve import convolve
 from jaxcnn.models.layers.module import Module, check_window
+from jaxcnn.models.layers.platforms import by_platform
+from jaxcnn.models.layers.row_sums import block_size, repeat_rows
 
 # torch's default for convolutions and linear layers: kaiming_uniform_(a=sqrt(5)), which is
 # uniform within 1 / sqrt(fan_in).
@@ -61,6 +63,20 @@ def _operands(
     return nn.dtypes.promote_dtype(x, kernel, bias, dtype=layer.dtype)
 
 
+def _add_bias(y: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """``y + bias``; the bias's gradient, a sum over all pixels, is a product on a CPU."""
+    if bias is None:
+        return y
+    # Exported for any number of images, the batch has no size yet.
+    size = block_size(math.prod(y.shape[:-1])) if isinstance(y.shape[0], int) else None
+
+    def by_product(y: jax.Array, bias: jax.Array) -> jax.Array:
+        return y + repeat_rows(bias, y.shape, size)
+
+    exact = jnp.promote_types(y.dtype, jnp.float32) == y.dtype
+    return by_platform(y, bias, cpu=by_product if size and exact else None, default=jnp.add)
+
+
 class Conv(Module):
     """``torch.nn.Conv2d``; every convolution of the package is one.
 
@@ -101,7 +117,7 @@ class Conv(Module):
             dilation=pair(self.dilation),
             groups=self.groups,
         )
-        return y if bias is None else y + bias
+        return _add_bias(y, bias)
 
 
 class ConvTranspose(Module):
@@ -157,7 +173,7 @@ class ConvTranspose(Module):
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=self.groups,
         )
-        return y if bias is None else y + bias
+        return _add_bias(y, bias)
 
 
 class DepthwiseSeparableConv(Module):

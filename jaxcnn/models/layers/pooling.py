@@ -14,11 +14,11 @@ from jax.typing import DTypeLike
 from jaxcnn.models.arithmetic import Size, conv_output_size, pair, pool_output_size
 from jaxcnn.models.layers.module import Module, check_window
 from jaxcnn.models.layers.platforms import by_platform
-from jaxcnn.models.layers.space_to_depth import cut_into_blocks
+from jaxcnn.models.layers.space_to_depth import cut_into_blocks, sum_of_places
 
 Pair = tuple[int, int]
-# Yields what each place of a window sees: (x, window, strides, pads, fill).
-_Places = Callable[[jax.Array, Pair, Pair, Sequence[Pair], float], Iterator[jax.Array]]
+# Places of a window up to which a CPU finds the maximum of all in one good loop.
+FEW_PLACES = 25
 
 
 def _pads(x: jax.Array, window: Pair, strides: Pair, padding: Size, ceil_mode: bool) -> list[Pair]:
@@ -72,6 +72,21 @@ def max_pool(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
 def _max_pool(x: jax.Array, window: Pair, strides: Pair, pads: tuple[Pair, Pair]) -> jax.Array:
+    """On a CPU XLA reduces windows 2 to 5 times slower (benchmarks/layers.py)."""
+    arguments = {"window": window, "strides": strides, "pads": pads}
+    few = math.prod(window) <= FEW_PLACES
+    return by_platform(
+        x,
+        cpu=functools.partial(_max_of_places, **arguments) if few else None,
+        default=functools.partial(_max_by_xla, **arguments),
+    )
+
+
+def _max_of_places(x: jax.Array, window: Pair, strides: Pair, pads: Sequence[Pair]) -> jax.Array:
+    return functools.reduce(jnp.maximum, _window_places(x, window, strides, pads, -jnp.inf))
+
+
+def _max_by_xla(x: jax.Array, window: Pair, strides: Pair, pads: Sequence[Pair]) -> jax.Array:
     return _reduce_windows(x, -jnp.inf, lax.max, window, strides, pads)
 
 
@@ -87,32 +102,32 @@ def _max_pool_jvp(
 
     On a GPU it is twice (benchmarks/NOTES.md), and there the maxima come with their places.
     """
+    number_dtype = jnp.uint8 if math.prod(window) <= 256 else jnp.int32
 
-    def by_places(
-        x: jax.Array, tangent: jax.Array, *, places: _Places, dtype: DTypeLike
-    ) -> tuple[jax.Array, jax.Array]:
-        y, chosen = _first_maxima(places(x, window, strides, pads, -jnp.inf), dtype)
-        of_tangent = places(tangent, window, strides, pads, 0)
+    def on_gpu(x: jax.Array, tangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+        places = _block_places(x, window, strides, pads, -jnp.inf)
+        y, chosen = _first_maxima(places, number_dtype)
+        of_tangent = _block_places(tangent, window, strides, pads, 0)
         return y, sum(jnp.where(chosen == n, place, 0) for n, place in enumerate(of_tangent))
 
     def on_cpu(x: jax.Array, tangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-        derivative = by_places(x, tangent, places=_window_places, dtype=jnp.int32)[1]
+        places = _window_places(x, window, strides, pads, -jnp.inf)
+        _, chosen = _first_maxima(places, number_dtype)
+        derivative = sum_of_places(
+            tangent,
+            lambda number, pixels, of_windows: jnp.where(of_windows(chosen) == number, pixels, 0),
+            size=window,
+            stride=strides,
+            before=[pad[0] for pad in pads],
+            out=chosen.shape[1:3],
+        )
         return _max_pool(x, window, strides, pads), derivative
 
     def by_xla(x: jax.Array, tangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-        pool = functools.partial(
-            _reduce_windows,
-            init=-jnp.inf,
-            operation=lax.max,
-            window=window,
-            strides=strides,
-            pads=pads,
-        )
-        return _max_pool(x, window, strides, pads), jax.jvp(pool, (x,), (tangent,))[1]
+        pool = functools.partial(_max_by_xla, window=window, strides=strides, pads=pads)
+        return pool(x), jax.jvp(pool, (x,), (tangent,))[1]
 
     ((x,), (tangent,)) = primals, tangents
-    small = jnp.uint8 if math.prod(window) <= 256 else jnp.int32
-    on_gpu = functools.partial(by_places, places=_block_places, dtype=small)
     return by_platform(x, tangent, cpu=on_cpu, gpu=on_gpu, default=by_xla)
 
 
