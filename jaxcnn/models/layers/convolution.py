@@ -16,7 +16,7 @@ from jaxcnn.models.arithmetic import Size, pair, window_size
 from jaxcnn.models.layers.convolve import convolve
 from jaxcnn.models.layers.module import Module, check_window
 from jaxcnn.models.layers.platforms import by_platform
-from jaxcnn.models.layers.row_sums import block_size, repeat_rows
+from jaxcnn.models.layers.row_sums import repeat_rows, row_sum
 
 # torch's default for convolutions and linear layers: kaiming_uniform_(a=sqrt(5)), which is
 # uniform within 1 / sqrt(fan_in).
@@ -67,14 +67,13 @@ def _add_bias(y: jax.Array, bias: jax.Array | None) -> jax.Array:
     """``y + bias``; the bias's gradient, a sum over all pixels, is a product on a CPU."""
     if bias is None:
         return y
-    # Exported for any number of images, the batch has no size yet.
-    size = block_size(math.prod(y.shape[:-1])) if isinstance(y.shape[0], int) else None
-
-    def by_product(y: jax.Array, bias: jax.Array) -> jax.Array:
-        return y + repeat_rows(bias, y.shape, size)
-
+    how = row_sum(y.shape)
     exact = jnp.promote_types(y.dtype, jnp.float32) == y.dtype
-    return by_platform(y, bias, cpu=by_product if size and exact else None, default=jnp.add)
+
+    def by_rows(y: jax.Array, bias: jax.Array) -> jax.Array:
+        return y + repeat_rows(bias, how)
+
+    return by_platform(y, bias, cpu=by_rows if exact and how is not None else None, default=jnp.add)
 
 
 class Conv(Module):

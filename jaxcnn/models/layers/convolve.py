@@ -16,15 +16,17 @@ from jax import lax
 
 from jaxcnn.models.arithmetic import conv_output_size
 from jaxcnn.models.layers.platforms import by_platform
-from jaxcnn.models.layers.row_sums import block_size, repeat_rows
-from jaxcnn.models.layers.space_to_depth import cut_into_blocks, sum_of_places
+from jaxcnn.models.layers.row_sums import repeat_tangent, row_sum
+from jaxcnn.models.layers.space_to_depth import (
+    cut_into_blocks,
+    cut_into_phases,
+    sum_of_places,
+)
 
 # Output pixels per image up to which a convolution on a CPU is one matrix product of patches.
 SMALL_MAP = 4
 # Places of a depthwise kernel up to which XLA makes one good loop of all of them.
 SMALL_KERNEL = 9
-# Parts of a batch whose contributions to a depthwise kernel's gradient are summed in one loop.
-IMAGES_TOGETHER = 8
 # Output pixels per batch up to which a grouped convolution on a CPU is a sum of matrix products.
 FEW_ROWS = 1024
 # Channels that a block of groups has at least: fewer are slower (in float64 up to a hundred times,
@@ -90,6 +92,8 @@ def cpu_rule(
 
     * Dense, with an output map of a few pixels or a 1x1 kernel: a matrix product of the image's
       patches (XLA: 7 to 20 times slower, and up to twice).
+    * Dense, with a stride: by XLA, but see :func:`_strided` (XLA's gradient of the input takes up
+      to four times as long).
     * Depthwise: a sum over the kernel's places (XLA: several times slower, and its gradient up to
       a hundred times).
     * Grouped: see :func:`_blocks` (XLA's gradient is a loop, a hundred times slower and more).
@@ -100,7 +104,7 @@ def cpu_rule(
         single = kernel.shape[:2] == (1, 1) and padding == (0, 0)
         if single or height * width <= SMALL_MAP:
             return functools.partial(_product, **arguments)
-        return None
+        return functools.partial(_dense, **arguments) if _is_strided(kernel, **arguments) else None
     if groups == x.shape[-1] == kernel.shape[-1]:
         return lambda x, kernel: _depthwise(x, kernel, stride, padding, dilation)
     # Exported for any number of images, the batch has no size yet.
@@ -121,6 +125,66 @@ def plain_convolution(
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
+
+
+def _is_strided(kernel: jax.Array, *, stride: Pair, padding: Pair, dilation: Pair) -> bool:
+    """Whether :func:`_strided` computes a dense convolution."""
+    whole = all(size >= step for size, step in zip(kernel.shape, stride, strict=False))
+    return max(stride) > 1 and dilation == (1, 1) and whole
+
+
+def _dense(
+    x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Pair, dilation: Pair
+) -> jax.Array:
+    """A dense convolution by XLA, on a CPU."""
+    arguments = {"stride": stride, "padding": padding, "dilation": dilation}
+    if _is_strided(kernel, **arguments):
+        return _strided(x, kernel, stride, padding)
+    return plain_convolution(x, kernel, **arguments)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _strided(x: jax.Array, kernel: jax.Array, stride: Pair, padding: Pair) -> jax.Array:
+    """A dense convolution by XLA with a gradient of the input that is computed fast.
+
+    XLA's is a convolution of the output's gradient with zeros between its pixels. Here each phase
+    of the input has one of its own, with the part of the kernel that sees it.
+    """
+    return plain_convolution(x, kernel, stride=stride, padding=padding, dilation=(1, 1))
+
+
+@_strided.defjvp
+def _strided_jvp(
+    stride: Pair,
+    padding: Pair,
+    primals: tuple[jax.Array, jax.Array],
+    tangents: tuple[jax.Array, jax.Array],
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = primals
+    x_tangent, kernel_tangent = tangents
+    tangent = _by_phases(x_tangent, kernel, stride, padding)
+    tangent += _strided(x, kernel_tangent, stride, padding)
+    return _strided(x, kernel, stride, padding), tangent
+
+
+def _by_phases(x: jax.Array, kernel: jax.Array, stride: Pair, padding: Pair) -> jax.Array:
+    """A dense convolution as a sum of those of the input's phases, without a stride."""
+    out = _output_size(x, kernel, stride=stride, padding=padding, dilation=(1, 1))
+    counts = [
+        windows + (size - 1) // step
+        for windows, size, step in zip(out, kernel.shape, stride, strict=False)
+    ]
+    total = 0
+    for top, row in enumerate(cut_into_phases(x, stride, counts, padding)):
+        for left, phase in enumerate(row):
+            part = kernel[top :: stride[0], left :: stride[1]]
+            # A phase that fewer places see has rows and columns beyond its last window.
+            ends = (windows + size - 1 for windows, size in zip(out, part.shape, strict=False))
+            rows, columns = map(slice, ends)
+            total += plain_convolution(
+                phase[:, rows, columns], part, stride=(1, 1), padding=(0, 0), dilation=(1, 1)
+            )
+    return total
 
 
 def _output_size(
@@ -233,15 +297,9 @@ def _depthwise_jvp(
     x, kernel = primals
     x_tangent, kernel_tangent = tangents
     window = (stride, padding, dilation)
-    of_x = _depthwise if _fused(kernel, stride) else _depthwise_by_phases
-    tangent = of_x(x_tangent, kernel, *window)
-    tangent += _depthwise_by_images(x, kernel_tangent, *window)
+    tangent = _depthwise_by_phases(x_tangent, kernel, *window)
+    tangent += _depthwise_by_rows(x, kernel_tangent, *window)
     return _depthwise(x, kernel, *window), tangent
-
-
-def _fused(kernel: jax.Array, stride: Pair) -> bool:
-    """Whether XLA makes one fast loop of a gradient, which adds up the places of a kernel."""
-    return stride == (1, 1) and math.prod(kernel.shape[:2]) <= SMALL_KERNEL
 
 
 def _depthwise_by_phases(
@@ -262,35 +320,22 @@ def _depthwise_by_phases(
     return y.astype(x.dtype)
 
 
-def _depthwise_by_images(
+def _depthwise_by_rows(
     x: jax.Array, kernel: jax.Array, stride: Pair, padding: Pair, dilation: Pair
 ) -> jax.Array:
-    """The same as :func:`_depthwise`, with a gradient of the kernel that is computed fast.
-
-    XLA first sums over the parts of the batch, in one loop, then over the pixels, by products.
-    """
+    """The same as :func:`_depthwise`, with a gradient of the kernel that is computed fast."""
     arguments = {"stride": stride, "padding": padding, "dilation": dilation}
-    height, width = _output_size(x, kernel, **arguments)
-    for count in range(min(len(x), IMAGES_TOGETHER), 0, -1):
-        block = block_size(len(x) // count * height * width)
-        if len(x) % count == 0 and block is not None:
-            break
-    else:
+    how = row_sum((x.shape[0], *_output_size(x, kernel, **arguments), x.shape[-1]))
+    if how is None:
         return _depthwise(x, kernel, stride, padding, dilation)
     wide = jnp.promote_types(x.dtype, jnp.float32)
-    shape = (len(x) // count, height, width, x.shape[-1])
-    weights = [
-        repeat_rows(w, shape, block) for w in kernel.reshape(-1, kernel.shape[-1]).astype(wide)
-    ]
-    parts = lax.split(x, [len(x) // count] * count)
-    results = [
-        sum(
-            place.astype(wide) * w
-            for place, w in zip(_places(part, kernel, **arguments), weights, strict=True)
-        )
-        for part in parts
-    ]
-    return jnp.concatenate(results).astype(x.dtype)
+    weights = kernel.reshape(-1, kernel.shape[-1]).astype(wide)
+    places = _places(x, kernel, **arguments)
+    products = (
+        place.astype(wide) * repeat_tangent(w, how)
+        for place, w in zip(places, weights, strict=True)
+    )
+    return sum(products).astype(x.dtype)
 
 
 def _grouped_products(
@@ -325,7 +370,7 @@ def _blocks(
     # As equal as can be, for a prime number of groups too.
     bounds = [groups * block // blocks for block in range(blocks + 1)]
     results = [
-        plain_convolution(
+        _dense(
             x[..., first * inputs : last * inputs],
             _block_diagonal(kernel[..., first * outputs : last * outputs], last - first),
             stride=stride,

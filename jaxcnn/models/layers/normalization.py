@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 from jaxcnn.errors import UserError, suggest
 from jaxcnn.models.layers.module import LayerFactory, Module
 from jaxcnn.models.layers.platforms import by_platform
-from jaxcnn.models.layers.row_sums import block_size, repeat_rows, sum_rows
+from jaxcnn.models.layers.row_sums import repeat_rows, row_sum, sum_rows
 
 
 class BatchNorm(Module):
@@ -113,25 +113,22 @@ class BatchNorm(Module):
         def by_products(
             x: jax.Array, scale: jax.Array, bias: jax.Array
         ) -> tuple[jax.Array, jax.Array, jax.Array]:
-            """The same, where each sum over the batch is a product with ones.
-
-            The gradient of such a sum is a product as well, and the other way around.
-            """
+            """The same, where each sum over the batch is a product, and those of gradients."""
             count = math.prod(x.shape[:-1])
 
             def everywhere(values: jax.Array) -> jax.Array:
-                return repeat_rows(values.astype(x.dtype), x.shape, block)
+                return repeat_rows(values.astype(x.dtype), how)
 
-            mean = sum_rows(x, block) / count
+            mean = sum_rows(x, how) / count
             centered = x - everywhere(mean)
-            var = sum_rows(jnp.square(centered), block) / count
+            var = sum_rows(jnp.square(centered), how) / count
             factor = lax.rsqrt(var + self.eps) * scale
             return centered * everywhere(factor) + everywhere(bias), mean, var
 
         gpu = in_one_pass if x.dtype == jnp.bfloat16 else None
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        block = block_size(math.prod(x.shape[:-1]))
-        cpu = by_products if block is not None and self.axis_name is None else None
+        how = row_sum(x.shape)
+        cpu = by_products if how is not None and self.axis_name is None else None
         return by_platform(x, scale, bias, cpu=cpu, gpu=gpu, default=by_sums)
 
 

@@ -30,6 +30,27 @@ def cut_into_blocks(
     return x.reshape(x.shape[0], counts[0], block[0], counts[1], block[1], x.shape[-1])
 
 
+def cut_into_phases(
+    x: jax.Array, stride: Sequence[int], counts: Sequence[int], before: Sequence[int]
+) -> list[list[jax.Array]]:
+    """The pixels of ``[N, H, W, C]`` with one remainder of row and column by the stride.
+
+    The gradient puts them together again in one pass.
+
+    Args:
+        x: the maps.
+        stride: down and to the right.
+        counts: of rows and columns of each phase; what is beyond them is left out.
+        before: rows and columns of zeros at the top and the left.
+
+    Returns:
+        ``[N, *counts, C]``, by the remainder of the row, then of the column.
+    """
+    blocks = cut_into_blocks(x, stride, counts, before)
+    rows = [row.squeeze(2) for row in lax.split(blocks, [1] * stride[0], 2)]
+    return [[phase.squeeze(3) for phase in lax.split(row, [1] * stride[1], 3)] for row in rows]
+
+
 # The sum's term of a place: of its number, the pixels there, and a function that cuts out of
 # ``[N, H', W', C]`` what belongs to the windows of which each pixel is that place.
 Term = Callable[[int, jax.Array, Callable[[jax.Array], jax.Array]], jax.Array]
@@ -47,10 +68,10 @@ def sum_of_places(
 ) -> jax.Array:
     """Add up what each place of a window sees, with a gradient that a CPU computes fast.
 
-    A phase is every pixel with one remainder of row and column by the stride. Here the terms of a
-    phase are padded to one size, added up and cut. So the gradient of the sum is padded once, and
-    that of a phase is a sum of what its pixels see of it. As a sum of windows, the gradient would
-    be one of maps as large as the input, one a place, with zeros between the pixels.
+    The terms of a phase (:func:`cut_into_phases`) are padded to one size, added up and cut. So the
+    gradient of the sum is padded once, and that of a phase is a sum of what its pixels see of it.
+    As a sum of windows, the gradient would be one of maps as large as the input, one a place, with
+    zeros between the pixels.
 
     Args:
         x: ``[N, H, W, C]``.
@@ -68,9 +89,7 @@ def sum_of_places(
         (length - 1) * gap // step for length, gap, step in zip(size, dilation, stride, strict=True)
     ]
     counts = [windows + more for windows, more in zip(out, reach, strict=True)]
-    blocks = cut_into_blocks(x, stride, counts, before)
-    rows = [row.squeeze(2) for row in lax.split(blocks, [1] * stride[0], 2)]
-    phases = [[phase.squeeze(3) for phase in lax.split(row, [1] * stride[1], 3)] for row in rows]
+    phases = cut_into_phases(x, stride, counts, before)
     around = [(0, 0), *((more, more) for more in reach), (0, 0)]
     total = 0
     for number, (top, left) in enumerate(itertools.product(*map(range, size))):
