@@ -188,6 +188,69 @@ def test_depthwise_convolution_has_all_derivatives():
 
 
 @st.composite
+def strided_convolutions(draw):
+    def both(low: int, high: int):
+        return draw(st.tuples(st.integers(low, high), st.integers(low, high)))
+
+    depthwise = draw(st.booleans())
+    stride, dilation = both(1, 3), both(1, 2) if depthwise else (1, 1)
+    kernel = both(1, 5) if depthwise else tuple(step + draw(st.integers(0, 3)) for step in stride)
+    padding = both(0, 3)
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    smallest = [max(r - 2 * p, 1) for r, p in zip(reach, padding, strict=True)]
+    size = tuple(low + draw(st.integers(0, 6)) for low in smallest)
+    return depthwise, size, kernel, stride, padding, dilation
+
+
+@settings(deadline=None, max_examples=10)
+@given(strided_convolutions())
+def test_gradients_by_phases_are_xlas_own(case):
+    depthwise, size, kernel, stride, padding, dilation = case
+    x = jnp.asarray(array(4, *size, 6))
+    weights = jnp.asarray(array(*kernel, 1 if depthwise else 6, 6))
+    window = {"stride": stride, "padding": padding, "dilation": dilation}
+
+    def output_and_gradients(platform):
+        def convolution(x, weights):
+            return convolve.convolve(x, weights, **window, groups=6 if depthwise else 1)
+
+        with layers.traced_for(platform):
+            y, vjp = jax.vjp(convolution, x, weights)
+            return y, *vjp(jnp.sin(y))
+
+    for ours, xlas in zip(output_and_gradients("cpu"), output_and_gradients("any"), strict=True):
+        np.testing.assert_allclose(np.asarray(ours), np.asarray(xlas), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("groups", [1, 16], ids=["dense", "grouped"])
+def test_strided_gradient_on_a_cpu_multiplies_with_no_zeros_between_pixels(groups):
+    x = jnp.zeros((16, 32, 32, 64), jnp.float32)
+    weights = jnp.zeros((3, 3, 64 // groups, 64), jnp.float32)
+    window = {"stride": (2, 2), "padding": (1, 1), "dilation": (1, 1)}
+
+    def gradients(x, weights):
+        def loss(x, weights):
+            return jnp.sin(convolve.convolve(x, weights, **window, groups=groups)).sum()
+
+        return jax.grad(loss, argnums=(0, 1))(x, weights)
+
+    assert "lhs_dilate = [2, 2]" in lowered(gradients, x, weights, platform="cuda")
+    assert "lhs_dilate = [2, 2]" not in lowered(gradients, x, weights, platform="cpu")
+
+
+def test_gradient_of_a_1x1_kernel_on_a_cpu_transposes_no_map():
+    x, weights = jnp.zeros((8, 14, 14, 32)), jnp.zeros((1, 1, 32, 16))
+    window = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
+
+    def gradient(x, weights):
+        return jax.grad(lambda w: convolve.convolve(x, w, **window, groups=1).sum())(weights)
+
+    program = lowered(gradient, x, weights, platform="cpu")
+    assert "contracting_dims = [0] x [0]" in program  # of rows of pixels
+    assert not re.search(r"transpose.*1568|transpose.*8x14x14", program)
+
+
+@st.composite
 def convolutions_of_images(draw):
     def both(low: int, high: int):
         return draw(st.tuples(st.integers(low, high), st.integers(low, high)))

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 from flax import linen as nn
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from layer_parity import assert_same
 
 from jaxcnn import models
 from jaxcnn.errors import UserError
 from jaxcnn.models import layers
+from jaxcnn.models.layers.row_sums import repeat_rows, row_sum, sum_rows
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -23,6 +26,24 @@ def float64():
 
 def array(*shape: int) -> np.ndarray:
     return 3 * np.random.default_rng(0).standard_normal(shape) + 1
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.tuples(*[st.integers(1, 16)] * 3, st.integers(1, 3)))
+def test_sums_of_parts_by_products_and_their_gradients_are_sums(shape):
+    how = row_sum(shape)
+    rows = shape[0] * shape[1] * shape[2]
+    if how is None:  # too few, or prime
+        assert not any(rows % size == 0 for size in range(32, min(rows, 257)))
+        return
+    assert how.parts * how.block <= rows
+    x, values = jnp.asarray(array(*shape)), jnp.asarray(array(shape[-1]))
+    total, of_total = jax.vjp(lambda x: sum_rows(x, how), x)
+    repeated, of_repeated = jax.vjp(lambda values: repeat_rows(values, how), values)
+    np.testing.assert_allclose(total, x.sum((0, 1, 2)), rtol=1e-12, atol=1e-11)
+    np.testing.assert_array_equal(of_total(values)[0], jnp.broadcast_to(values, shape))
+    np.testing.assert_array_equal(repeated, jnp.broadcast_to(values, shape))
+    np.testing.assert_allclose(of_repeated(x)[0], x.sum((0, 1, 2)), rtol=1e-12, atol=1e-11)
 
 
 class LayerNorm2d(torch.nn.LayerNorm):

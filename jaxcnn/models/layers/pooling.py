@@ -72,21 +72,6 @@ def max_pool(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
 def _max_pool(x: jax.Array, window: Pair, strides: Pair, pads: tuple[Pair, Pair]) -> jax.Array:
-    """On a CPU XLA reduces windows 2 to 5 times slower (benchmarks/layers.py)."""
-    arguments = {"window": window, "strides": strides, "pads": pads}
-    few = math.prod(window) <= FEW_PLACES
-    return by_platform(
-        x,
-        cpu=functools.partial(_max_of_places, **arguments) if few else None,
-        default=functools.partial(_max_by_xla, **arguments),
-    )
-
-
-def _max_of_places(x: jax.Array, window: Pair, strides: Pair, pads: Sequence[Pair]) -> jax.Array:
-    return functools.reduce(jnp.maximum, _window_places(x, window, strides, pads, -jnp.inf))
-
-
-def _max_by_xla(x: jax.Array, window: Pair, strides: Pair, pads: Sequence[Pair]) -> jax.Array:
     return _reduce_windows(x, -jnp.inf, lax.max, window, strides, pads)
 
 
@@ -100,7 +85,8 @@ def _max_pool_jvp(
 ) -> tuple[jax.Array, jax.Array]:
     """XLA computes the gradient 10 to 30 times slower on a CPU (benchmarks/layers.py).
 
-    On a GPU it is twice (benchmarks/NOTES.md), and there the maxima come with their places.
+    On a GPU it is twice (benchmarks/NOTES.md), and there the maxima come with their places. On a
+    CPU a loop over the places of few finds them 2 to 5 times faster than XLA reduces windows.
     """
     number_dtype = jnp.uint8 if math.prod(window) <= 256 else jnp.int32
 
@@ -111,8 +97,10 @@ def _max_pool_jvp(
         return y, sum(jnp.where(chosen == n, place, 0) for n, place in enumerate(of_tangent))
 
     def on_cpu(x: jax.Array, tangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-        places = _window_places(x, window, strides, pads, -jnp.inf)
+        places = list(_window_places(x, window, strides, pads, -jnp.inf))
         _, chosen = _first_maxima(places, number_dtype)
+        few = len(places) <= FEW_PLACES
+        y = functools.reduce(jnp.maximum, places) if few else _max_pool(x, window, strides, pads)
         derivative = sum_of_places(
             tangent,
             lambda number, pixels, of_windows: jnp.where(of_windows(chosen) == number, pixels, 0),
@@ -121,11 +109,18 @@ def _max_pool_jvp(
             before=[pad[0] for pad in pads],
             out=chosen.shape[1:3],
         )
-        return _max_pool(x, window, strides, pads), derivative
+        return y, derivative
 
     def by_xla(x: jax.Array, tangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-        pool = functools.partial(_max_by_xla, window=window, strides=strides, pads=pads)
-        return pool(x), jax.jvp(pool, (x,), (tangent,))[1]
+        pool = functools.partial(
+            _reduce_windows,
+            init=-jnp.inf,
+            operation=lax.max,
+            window=window,
+            strides=strides,
+            pads=pads,
+        )
+        return _max_pool(x, window, strides, pads), jax.jvp(pool, (x,), (tangent,))[1]
 
     ((x,), (tangent,)) = primals, tangents
     return by_platform(x, tangent, cpu=on_cpu, gpu=on_gpu, default=by_xla)
