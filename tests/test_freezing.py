@@ -58,7 +58,8 @@ def test_frozen_body_keeps_every_bit_and_has_no_state_nor_gradient():
     assert convolutions(step, before, data()) == forward == 3
     _, _, whole = trained(None)
     state = init_state(model, make_optimizer("sgd", 0.1, momentum=0.9), SHAPE)
-    assert convolutions(whole, state, data()) == 3 + 3 + 2  # none with respect to the image
+    # None with respect to the image; with a stride of two, one for each phase of the input.
+    assert convolutions(whole, state, data()) == 3 + 3 + 1 + 4
 
 
 def test_batch_statistics_of_frozen_norms_are_tracked_on_request():
