@@ -20,6 +20,7 @@ from jaxcnn.models.layers.row_sums import repeat_tangent, row_sum
 from jaxcnn.models.layers.space_to_depth import (
     cut_into_blocks,
     cut_into_phases,
+    phase_size,
     sum_of_places,
 )
 
@@ -104,7 +105,8 @@ def cpu_rule(
         single = kernel.shape[:2] == (1, 1) and padding == (0, 0)
         if single or height * width <= SMALL_MAP:
             return functools.partial(_product, **arguments)
-        return functools.partial(_dense, **arguments) if _is_strided(kernel, **arguments) else None
+        strided = _is_strided(kernel, stride, dilation)
+        return functools.partial(_strided, **arguments) if strided else None
     if groups == x.shape[-1] == kernel.shape[-1]:
         return lambda x, kernel: _depthwise(x, kernel, stride, padding, dilation)
     # Exported for any number of images, the batch has no size yet.
@@ -127,53 +129,52 @@ def plain_convolution(
     )
 
 
-def _is_strided(kernel: jax.Array, *, stride: Pair, padding: Pair, dilation: Pair) -> bool:
-    """Whether :func:`_strided` computes a dense convolution."""
+def _bilinear(
+    of_input: Callable[..., jax.Array], of_kernel: Callable[..., jax.Array]
+) -> Callable[[Callable[..., jax.Array]], Callable[..., jax.Array]]:
+    """Give a convolution the gradients of two others, which compute the same.
+
+    All are functions of (images, kernel, stride, padding, dilation).
+
+    Args:
+        of_input: has a gradient of the images that is computed fast.
+        of_kernel: has a gradient of the kernel that is computed fast.
+    """
+
+    def changed(convolution: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        function = jax.custom_jvp(convolution, nondiff_argnums=(2, 3, 4))
+
+        @function.defjvp
+        def derivative(
+            stride: Pair,
+            padding: Pair,
+            dilation: Pair,
+            primals: tuple[jax.Array, jax.Array],
+            tangents: tuple[jax.Array, jax.Array],
+        ) -> tuple[jax.Array, jax.Array]:
+            (x, kernel), (x_tangent, kernel_tangent) = primals, tangents
+            window = {"stride": stride, "padding": padding, "dilation": dilation}
+            tangent = of_input(x_tangent, kernel, **window)
+            tangent += of_kernel(x, kernel_tangent, **window)
+            return function(x, kernel, **window), tangent
+
+        return function
+
+    return changed
+
+
+def _is_strided(kernel: jax.Array, stride: Pair, dilation: Pair) -> bool:
+    """Whether :func:`_strided` computes a dense convolution on a CPU."""
     whole = all(size >= step for size, step in zip(kernel.shape, stride, strict=False))
     return max(stride) > 1 and dilation == (1, 1) and whole
 
 
-def _dense(
-    x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Pair, dilation: Pair
+def _by_phases(
+    x: jax.Array, kernel: jax.Array, stride: Pair, padding: Pair, dilation: Pair
 ) -> jax.Array:
-    """A dense convolution by XLA, on a CPU."""
-    arguments = {"stride": stride, "padding": padding, "dilation": dilation}
-    if _is_strided(kernel, **arguments):
-        return _strided(x, kernel, stride, padding)
-    return plain_convolution(x, kernel, **arguments)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _strided(x: jax.Array, kernel: jax.Array, stride: Pair, padding: Pair) -> jax.Array:
-    """A dense convolution by XLA with a gradient of the input that is computed fast.
-
-    XLA's is a convolution of the output's gradient with zeros between its pixels. Here each phase
-    of the input has one of its own, with the part of the kernel that sees it.
-    """
-    return plain_convolution(x, kernel, stride=stride, padding=padding, dilation=(1, 1))
-
-
-@_strided.defjvp
-def _strided_jvp(
-    stride: Pair,
-    padding: Pair,
-    primals: tuple[jax.Array, jax.Array],
-    tangents: tuple[jax.Array, jax.Array],
-) -> tuple[jax.Array, jax.Array]:
-    x, kernel = primals
-    x_tangent, kernel_tangent = tangents
-    tangent = _by_phases(x_tangent, kernel, stride, padding)
-    tangent += _strided(x, kernel_tangent, stride, padding)
-    return _strided(x, kernel, stride, padding), tangent
-
-
-def _by_phases(x: jax.Array, kernel: jax.Array, stride: Pair, padding: Pair) -> jax.Array:
     """A dense convolution as a sum of those of the input's phases, without a stride."""
-    out = _output_size(x, kernel, stride=stride, padding=padding, dilation=(1, 1))
-    counts = [
-        windows + (size - 1) // step
-        for windows, size, step in zip(out, kernel.shape, stride, strict=False)
-    ]
+    out = _output_size(x, kernel, stride=stride, padding=padding, dilation=dilation)
+    counts = phase_size(out, kernel.shape[:2], stride)
     total = 0
     for top, row in enumerate(cut_into_phases(x, stride, counts, padding)):
         for left, phase in enumerate(row):
@@ -185,6 +186,18 @@ def _by_phases(x: jax.Array, kernel: jax.Array, stride: Pair, padding: Pair) -> 
                 phase[:, rows, columns], part, stride=(1, 1), padding=(0, 0), dilation=(1, 1)
             )
     return total
+
+
+@_bilinear(_by_phases, plain_convolution)
+def _strided(
+    x: jax.Array, kernel: jax.Array, stride: Pair, padding: Pair, dilation: Pair
+) -> jax.Array:
+    """A dense convolution by XLA with a gradient of the input that is computed fast.
+
+    XLA's is a convolution of the output's gradient with zeros between its pixels. Here each phase
+    of the input has one of its own, with the part of the kernel that sees it.
+    """
+    return plain_convolution(x, kernel, stride=stride, padding=padding, dilation=dilation)
 
 
 def _output_size(
@@ -271,37 +284,6 @@ def _space_to_depth(x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: P
     )
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
-def _depthwise(
-    x: jax.Array, kernel: jax.Array, stride: Pair, padding: Pair, dilation: Pair
-) -> jax.Array:
-    """Convolve each channel with its own kernel ``[kh, kw, 1, C]``."""
-    wide = jnp.promote_types(x.dtype, jnp.float32)  # XLA accumulates in it, too
-    # Without the barrier XLA makes one loop of it all; for a large kernel it is slow, and takes
-    # minutes to compile.
-    barrier = math.prod(kernel.shape[:2]) > SMALL_KERNEL
-    places = _places(x, kernel, stride=stride, padding=padding, dilation=dilation, barrier=barrier)
-    weights = kernel.reshape(-1, kernel.shape[-1]).astype(wide)
-    products = (place.astype(wide) * w for place, w in zip(places, weights, strict=True))
-    return sum(products).astype(x.dtype)
-
-
-@_depthwise.defjvp
-def _depthwise_jvp(
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    primals: tuple[jax.Array, jax.Array],
-    tangents: tuple[jax.Array, jax.Array],
-) -> tuple[jax.Array, jax.Array]:
-    x, kernel = primals
-    x_tangent, kernel_tangent = tangents
-    window = (stride, padding, dilation)
-    tangent = _depthwise_by_phases(x_tangent, kernel, *window)
-    tangent += _depthwise_by_rows(x, kernel_tangent, *window)
-    return _depthwise(x, kernel, *window), tangent
-
-
 def _depthwise_by_phases(
     x: jax.Array, kernel: jax.Array, stride: Pair, padding: Pair, dilation: Pair
 ) -> jax.Array:
@@ -338,6 +320,21 @@ def _depthwise_by_rows(
     return sum(products).astype(x.dtype)
 
 
+@_bilinear(_depthwise_by_phases, _depthwise_by_rows)
+def _depthwise(
+    x: jax.Array, kernel: jax.Array, stride: Pair, padding: Pair, dilation: Pair
+) -> jax.Array:
+    """Convolve each channel with its own kernel ``[kh, kw, 1, C]``."""
+    wide = jnp.promote_types(x.dtype, jnp.float32)  # XLA accumulates in it, too
+    # Without the barrier XLA makes one loop of it all; for a large kernel it is slow, and takes
+    # minutes to compile.
+    barrier = math.prod(kernel.shape[:2]) > SMALL_KERNEL
+    places = _places(x, kernel, stride=stride, padding=padding, dilation=dilation, barrier=barrier)
+    weights = kernel.reshape(-1, kernel.shape[-1]).astype(wide)
+    products = (place.astype(wide) * w for place, w in zip(places, weights, strict=True))
+    return sum(products).astype(x.dtype)
+
+
 def _grouped_products(
     x: jax.Array, kernel: jax.Array, *, stride: Pair, padding: Pair, dilation: Pair, groups: int
 ) -> jax.Array:
@@ -369,8 +366,9 @@ def _blocks(
     blocks = min(max(1, groups // together), MAX_BLOCKS)
     # As equal as can be, for a prime number of groups too.
     bounds = [groups * block // blocks for block in range(blocks + 1)]
+    convolution = _strided if _is_strided(kernel, stride, dilation) else plain_convolution
     results = [
-        _dense(
+        convolution(
             x[..., first * inputs : last * inputs],
             _block_diagonal(kernel[..., first * outputs : last * outputs], last - first),
             stride=stride,

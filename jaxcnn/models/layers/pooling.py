@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxcnn.models.arithmetic import Size, conv_output_size, pair, pool_output_size
 from jaxcnn.models.layers.module import Module, check_window
 from jaxcnn.models.layers.platforms import by_platform
-from jaxcnn.models.layers.space_to_depth import cut_into_blocks, sum_of_places
+from jaxcnn.models.layers.space_to_depth import cut_into_blocks, phase_size, sum_of_places
 
 Pair = tuple[int, int]
 # Places of a window up to which a CPU finds the maximum of all in one good loop.
@@ -156,7 +156,7 @@ def _block_places(
     indices, which on a GPU takes most of the time.
     """
     sizes = _output_size(x, window, strides, pads)
-    counts = [n + (k - 1) // s for n, k, s in zip(sizes, window, strides, strict=True)]
+    counts = phase_size(sizes, window, strides)
     blocks = cut_into_blocks(x, strides, counts, [pad[0] for pad in pads], fill)
     rows = [lax.index_in_dim(blocks, n, 2, keepdims=False) for n in range(strides[0])]
     pixels = [

@@ -30,6 +30,26 @@ def cut_into_blocks(
     return x.reshape(x.shape[0], counts[0], block[0], counts[1], block[1], x.shape[-1])
 
 
+def phase_size(
+    out: Sequence[int],
+    size: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int] = (1, 1),
+) -> list[int]:
+    """Rows and columns of each phase that windows see: blocks of the stride's size.
+
+    Args:
+        out: numbers of windows down and to the right.
+        size: of a window, height and width.
+        stride: down and to the right.
+        dilation: distance of a window's places, down and to the right.
+    """
+    return [
+        windows + (length - 1) * gap // step
+        for windows, length, step, gap in zip(out, size, stride, dilation, strict=True)
+    ]
+
+
 def cut_into_phases(
     x: jax.Array, stride: Sequence[int], counts: Sequence[int], before: Sequence[int]
 ) -> list[list[jax.Array]]:
@@ -85,10 +105,8 @@ def sum_of_places(
     Returns:
         ``[N, H', W', C]``.
     """
-    reach = [
-        (length - 1) * gap // step for length, gap, step in zip(size, dilation, stride, strict=True)
-    ]
-    counts = [windows + more for windows, more in zip(out, reach, strict=True)]
+    counts = phase_size(out, size, stride, dilation)
+    reach = [count - windows for count, windows in zip(counts, out, strict=True)]
     phases = cut_into_phases(x, stride, counts, before)
     around = [(0, 0), *((more, more) for more in reach), (0, 0)]
     total = 0
