@@ -87,8 +87,12 @@ class Unpickler:
         """
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
+        size = len(self._buffer)
         for _ in range(_MAX_OPERATIONS):
-            opcode = self._byte()
+            if self.position >= size:
+                raise self._cut_short()
+            opcode = self._buffer[self.position]
+            self.position += 1
             if opcode == _STOP:
                 return self._pop()
             operation = _BY_CODE[opcode]
@@ -102,22 +106,22 @@ class Unpickler:
     def _error(self, what: str) -> CheckpointError:
         return CheckpointError(f"{self._path} cannot be read as a checkpoint: {what}.")
 
-    def _byte(self) -> int:
-        if self.position >= len(self._buffer):
-            raise CheckpointError(f"{self._path} is damaged: its pickle is cut short.")
-        self.position += 1
-        return self._buffer[self.position - 1]
+    def _cut_short(self) -> CheckpointError:
+        return CheckpointError(f"{self._path} is damaged: its pickle is cut short.")
 
     def _take(self, count: int) -> bytes:
         end = self.position + count
         if count < 0 or end > len(self._buffer):
-            raise CheckpointError(f"{self._path} is damaged: its pickle is cut short.")
+            raise self._cut_short()
         data = bytes(self._buffer[self.position : end])
         self.position = end
         return data
 
     def _number(self, layout: str) -> Any:
-        return struct.unpack(layout, self._take(struct.calcsize(layout)))[0]
+        start, self.position = self.position, self.position + struct.calcsize(layout)
+        if self.position > len(self._buffer):
+            raise self._cut_short()
+        return struct.unpack_from(layout, self._buffer, start)[0]
 
     def _line(self) -> bytes:
         # A line is a name or a number: search no further than one can be long.
@@ -317,7 +321,7 @@ _OPERATIONS: dict[bytes, Callable[[Unpickler], None]] = {
     b"I": lambda m: m._integer(),
     b"L": lambda m: m._integer(),
     b"J": lambda m: m._push(m._number("<i")),
-    b"K": lambda m: m._push(m._byte()),
+    b"K": lambda m: m._push(m._number("<B")),
     b"M": lambda m: m._push(m._number("<H")),
     b"\x8a": lambda m: m._push(_little(m, m._number("<B"))),
     b"\x8b": lambda m: m._push(_little(m, m._number("<i"))),
@@ -351,11 +355,11 @@ _OPERATIONS: dict[bytes, Callable[[Unpickler], None]] = {
     b"u": lambda m: m._set_items(m._pop_mark()),
     # the memo
     b"p": lambda m: m._put(m._decimal(m._line())),
-    b"q": lambda m: m._put(m._byte()),
+    b"q": lambda m: m._put(m._number("<B")),
     b"r": lambda m: m._put(m._number("<I")),
     b"\x94": lambda m: m._put(len(m._memo)),
     b"g": lambda m: m._get(m._decimal(m._line())),
-    b"h": lambda m: m._get(m._byte()),
+    b"h": lambda m: m._get(m._number("<B")),
     b"j": lambda m: m._get(m._number("<I")),
     # names, calls and persistent ids
     b"c": _global,
