@@ -201,6 +201,19 @@ def test_replicas_meet_in_one_all_reduce():
         assert other not in program
 
 
+def test_pmapped_step_needs_no_more_memory_than_a_jitted_one():
+    model, optimizer = models.lenet5(), sgd(0.05, momentum=0.9)
+    state, data = init_state(model, optimizer, (1, 32, 32, 1)), batch(2)
+    step = make_train_step(model, optimizer)
+    one = jax.devices()[:1]
+    pmapped = jax.pmap(step, axis_name="batch", devices=one, donate_argnums=0)
+    pmapped = pmapped.lower(jax_utils.replicate(state, one), shard(data, 1)).compile()
+    jitted = jax.jit(functools.partial(step, axis_name=None), donate_argnums=0)
+    jitted = jitted.lower(state, data).compile()
+    memory = [program.memory_analysis().temp_size_in_bytes for program in (pmapped, jitted)]
+    assert memory[0] <= 1.1 * memory[1]  # a second copy of the momentum makes it 1.9
+
+
 def test_accumulated_parts_without_batch_norm_equal_the_whole_batch():
     model, data = TinyNet(norm_layer="group1"), batch(16, size=16)
     whole, metrics = train(model, data, size=16)
