@@ -210,15 +210,19 @@ def test_gradients_by_phases_are_xlas_own(case):
     weights = jnp.asarray(array(*kernel, 1 if depthwise else 6, 6))
     window = {"stride": stride, "padding": padding, "dilation": dilation}
 
-    def output_and_gradients(platform):
-        def convolution(x, weights):
-            return convolve.convolve(x, weights, **window, groups=6 if depthwise else 1)
+    @jax.jit
+    def output_and_gradients(x, weights):
+        def of(platform):
+            def convolution(x, weights):
+                return convolve.convolve(x, weights, **window, groups=6 if depthwise else 1)
 
-        with layers.traced_for(platform):
-            y, vjp = jax.vjp(convolution, x, weights)
-            return y, *vjp(jnp.sin(y))
+            with layers.traced_for(platform):
+                y, vjp = jax.vjp(convolution, x, weights)
+                return y, *vjp(jnp.sin(y))
 
-    for ours, xlas in zip(output_and_gradients("cpu"), output_and_gradients("any"), strict=True):
+        return of("cpu"), of("any")
+
+    for ours, xlas in zip(*output_and_gradients(x, weights), strict=True):
         np.testing.assert_allclose(np.asarray(ours), np.asarray(xlas), rtol=0, atol=1e-11)
 
 
@@ -271,11 +275,15 @@ def test_convolution_of_images_as_one_of_blocks_is_the_same(case):
     plain = functools.partial(convolve.plain_convolution, **arguments, dilation=(1, 1))
     blocks = functools.partial(convolve._space_to_depth, **arguments)
 
-    def output_and_gradients(convolution):
-        y, vjp = jax.vjp(convolution, x, weights)
-        return y, *vjp(jnp.sin(y))
+    @jax.jit
+    def output_and_gradients(x, weights):
+        def of(convolution):
+            y, vjp = jax.vjp(convolution, x, weights)
+            return y, *vjp(jnp.sin(y))
 
-    for ours, xlas in zip(output_and_gradients(blocks), output_and_gradients(plain), strict=True):
+        return of(blocks), of(plain)
+
+    for ours, xlas in zip(*output_and_gradients(x, weights), strict=True):
         np.testing.assert_allclose(np.asarray(ours), np.asarray(xlas), rtol=0, atol=1e-12)
 
 

@@ -38,12 +38,18 @@ def test_sums_of_parts_by_products_and_their_gradients_are_sums(shape):
         return
     assert how.parts * how.block <= rows
     x, values = jnp.asarray(array(*shape)), jnp.asarray(array(shape[-1]))
-    total, of_total = jax.vjp(lambda x: sum_rows(x, how), x)
-    repeated, of_repeated = jax.vjp(lambda values: repeat_rows(values, how), values)
-    np.testing.assert_allclose(total, x.sum((0, 1, 2)), rtol=1e-12, atol=1e-11)
-    np.testing.assert_array_equal(of_total(values)[0], jnp.broadcast_to(values, shape))
-    np.testing.assert_array_equal(repeated, jnp.broadcast_to(values, shape))
-    np.testing.assert_allclose(of_repeated(x)[0], x.sum((0, 1, 2)), rtol=1e-12, atol=1e-11)
+
+    @jax.jit
+    def results_and_gradients(x, values):
+        total, of_total = jax.vjp(lambda x: sum_rows(x, how), x)
+        repeated, of_repeated = jax.vjp(lambda values: repeat_rows(values, how), values)
+        return (total, *of_repeated(x)), (repeated, *of_total(values))
+
+    sums, repetitions = results_and_gradients(x, values)
+    for total in sums:
+        np.testing.assert_allclose(total, np.sum(x, (0, 1, 2)), rtol=1e-12, atol=1e-11)
+    for repeated in repetitions:
+        np.testing.assert_array_equal(repeated, np.broadcast_to(values, shape))
 
 
 class LayerNorm2d(torch.nn.LayerNorm):
