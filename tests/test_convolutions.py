@@ -187,6 +187,11 @@ def test_depthwise_convolution_has_all_derivatives():
     np.testing.assert_allclose(np.asarray(second), np.asarray(expected), rtol=0, atol=1e-11)
 
 
+def output_and_gradients(convolution, x, weights):
+    y, vjp = jax.vjp(convolution, x, weights)
+    return y, *vjp(jnp.sin(y))
+
+
 @st.composite
 def strided_convolutions(draw):
     def both(low: int, high: int):
@@ -211,18 +216,17 @@ def test_gradients_by_phases_are_xlas_own(case):
     window = {"stride": stride, "padding": padding, "dilation": dilation}
 
     @jax.jit
-    def output_and_gradients(x, weights):
+    def both(x, weights):
         def of(platform):
             def convolution(x, weights):
                 return convolve.convolve(x, weights, **window, groups=6 if depthwise else 1)
 
             with layers.traced_for(platform):
-                y, vjp = jax.vjp(convolution, x, weights)
-                return y, *vjp(jnp.sin(y))
+                return output_and_gradients(convolution, x, weights)
 
         return of("cpu"), of("any")
 
-    for ours, xlas in zip(*output_and_gradients(x, weights), strict=True):
+    for ours, xlas in zip(*both(x, weights), strict=True):
         np.testing.assert_allclose(np.asarray(ours), np.asarray(xlas), rtol=0, atol=1e-11)
 
 
@@ -276,14 +280,10 @@ def test_convolution_of_images_as_one_of_blocks_is_the_same(case):
     blocks = functools.partial(convolve._space_to_depth, **arguments)
 
     @jax.jit
-    def output_and_gradients(x, weights):
-        def of(convolution):
-            y, vjp = jax.vjp(convolution, x, weights)
-            return y, *vjp(jnp.sin(y))
+    def both(x, weights):
+        return tuple(output_and_gradients(way, x, weights) for way in (blocks, plain))
 
-        return of(blocks), of(plain)
-
-    for ours, xlas in zip(*output_and_gradients(x, weights), strict=True):
+    for ours, xlas in zip(*both(x, weights), strict=True):
         np.testing.assert_allclose(np.asarray(ours), np.asarray(xlas), rtol=0, atol=1e-12)
 
 

@@ -468,14 +468,14 @@ def _copy(source: np.ndarray, copy: np.ndarray) -> bool:
     else:
         # Some rows of torch's array at a time, from a place where they are not a power of two of
         # bytes apart: such rows would drive each other out of the processor's cache.
-        rows = source.transpose(_TO_TORCH_AXES[source.ndim])
+        axes = _TO_TORCH_AXES[source.ndim]
+        rows, copied = source.transpose(axes), copy.transpose(axes)
         for start in range(0, len(rows), ROWS):
             some = rows[start : start + ROWS]
             size = some[0].size
             place = np.empty((len(some), size + ALIGNMENT // some.itemsize), some.dtype)[:, :size]
             place[...] = some.reshape(len(some), size)
-            place = place.reshape(some.shape).transpose(_TO_FLAX_AXES[source.ndim])
-            copy[..., start : start + ROWS] = place
+            copied[start : start + ROWS] = place.reshape(some.shape)
     return is_finite(copy)
 
 

@@ -27,7 +27,7 @@ from jaxcnn.models.layers import traced_for
 from jaxcnn.training import devices
 from jaxcnn.training.devices import replicate, split
 from jaxcnn.training.optimizer import sgd
-from jaxcnn.training.step import init_state, make_train_step
+from jaxcnn.training.step import TrainState, init_state, make_train_step
 
 ROUND_SECONDS = 0.5  # a round repeats a program for at least this long
 # Of the square matrices whose product is the measure of peak arithmetic.
@@ -96,6 +96,18 @@ def training_step(
         step = devices.pmap(step, donate_argnums=0)
     else:
         step = jax.jit(functools.partial(step, axis_name=None), donate_argnums=0)
+    return program_of_steps(step, state, batch, batch_size)
+
+
+def program_of_steps(step: Any, state: TrainState, batch: Any, batch_size: int) -> Program:
+    """A training step of your own, which each run takes from the state that the last one left.
+
+    Args:
+        step: jitted or pmapped, of (state, batch) to (state, metrics); may donate the state.
+        state: the first.
+        batch: what each step is given.
+        batch_size: images in it.
+    """
     compiled, seconds = _compiled(step, state, batch)
     held = [state]
 
