@@ -26,7 +26,7 @@ def prepare(name: str, size: int, batch: int, arguments: argparse.Namespace):
     if arguments.fold and arguments.child != "flax":  # its norms have running statistics
         model, variables = convert.fold_batch_norm(model, variables)
     program = forward_pass(model, variables, image_size=size, batch_size=batch)
-    return program.run, {"compile_seconds": program.compile_seconds}
+    return program.run, alternate.facts_of(program)
 
 
 def prepare_torch(name: str, size: int, batch: int, arguments: argparse.Namespace):

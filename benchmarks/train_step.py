@@ -26,7 +26,7 @@ def prepare(name: str, size: int, batch: int, arguments: argparse.Namespace):
 
     model = models.create_model(name, dtype=arguments.dtype)
     program = training_step(model, image_size=size, batch_size=batch, pmap=arguments.pmap)
-    return program.run, {"compile_seconds": program.compile_seconds}
+    return program.run, alternate.facts_of(program)
 
 
 def prepare_torch(name: str, size: int, batch: int, arguments: argparse.Namespace):

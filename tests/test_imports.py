@@ -10,6 +10,7 @@ import pytest
 
 # Packages by the modules they bring, where the names differ in more than "_" and "-".
 PACKAGES = {
+    "jax_plugins": "jax",  # with its extra cuda12
     "PIL": "pillow",
     "absl": "absl-py",
     "google": "protobuf",

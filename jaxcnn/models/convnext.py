@@ -35,8 +35,12 @@ NextNorm = partial(LayerNorm, eps=1e-6)
 
 @jax.jit  # so that a program has its name: jaxcnn.visualize has a rule for it
 def gelu(x: jax.Array) -> jax.Array:
-    """The exact Gaussian error linear unit; Flax's own is approximate."""
-    return jax.nn.gelu(x, approximate=False)
+    """The exact Gaussian error linear unit; Flax's own is approximate.
+
+    Its gradient is computed anew from ``x``, which the layer before keeps anyway. Otherwise a map
+    of derivatives, the largest of a block, would be written in the forward pass and kept.
+    """
+    return jax.checkpoint(partial(jax.nn.gelu, approximate=False))(x)
 
 
 _gelu = partial(Lambda, gelu)
