@@ -276,6 +276,30 @@ def test_strided_gradient_on_a_cpu_multiplies_with_no_zeros_between_pixels(group
     assert "lhs_dilate = [2, 2]" not in lowered(gradients, x, weights, platform="cpu")
 
 
+def test_a_map_is_not_computed_anew_where_a_cpu_transposes_it_for_the_kernels_gradient():
+    x, kernel = jnp.zeros((32, 14, 14, 16), jnp.float32), jnp.zeros((3, 3, 16, 16), jnp.float32)
+    window = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
+
+    def loss(x, kernel):
+        y = convolve.convolve(jax.nn.relu(x), kernel, **window)
+        return jnp.sum(jnp.sin(y))
+
+    with layers.traced_for("cpu"):
+        program = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(x, kernel).compile().as_text()
+    transposing = [part for part in program.split("\n\n") if "f32[16,14,14,32]" in part]
+    fused = [part for part in transposing if not part.lstrip().startswith("ENTRY")]
+    assert transposing and not any("maximum(" in part for part in fused)
+
+
+def test_computed_once_is_the_same_with_all_derivatives():
+    x = jnp.asarray([-np.inf, -1.0, -0.0, 0.0, 2.5, np.inf, np.nan])
+    y, tangent = jax.jvp(convolve._computed_once, (x,), (2 * x,))
+    np.testing.assert_array_equal(y, x)
+    np.testing.assert_array_equal(tangent, 2 * x)
+    (pulled,) = jax.vjp(convolve._computed_once, x)[1](3 * x)
+    np.testing.assert_array_equal(pulled, 3 * x)
+
+
 def test_gradient_of_a_1x1_kernel_on_a_cpu_transposes_no_map():
     x, weights = jnp.zeros((8, 14, 14, 32)), jnp.zeros((1, 1, 32, 16))
     window = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
