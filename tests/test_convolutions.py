@@ -16,7 +16,7 @@ from layer_parity import assert_same
 from jaxcnn import models
 from jaxcnn.errors import UserError
 from jaxcnn.models import layers
-from jaxcnn.models.layers import convolve
+from jaxcnn.models.layers import convolve, dense_convolution
 
 float64 = {"param_dtype": jnp.float64}
 
@@ -293,10 +293,10 @@ def test_a_map_is_not_computed_anew_where_a_cpu_transposes_it_for_the_kernels_gr
 
 def test_computed_once_is_the_same_with_all_derivatives():
     x = jnp.asarray([-np.inf, -1.0, -0.0, 0.0, 2.5, np.inf, np.nan])
-    y, tangent = jax.jvp(convolve._computed_once, (x,), (2 * x,))
+    y, tangent = jax.jvp(dense_convolution.computed_once, (x,), (2 * x,))
     np.testing.assert_array_equal(y, x)
     np.testing.assert_array_equal(tangent, 2 * x)
-    (pulled,) = jax.vjp(convolve._computed_once, x)[1](3 * x)
+    (pulled,) = jax.vjp(dense_convolution.computed_once, x)[1](3 * x)
     np.testing.assert_array_equal(pulled, 3 * x)
 
 
@@ -330,8 +330,8 @@ def test_convolution_of_images_as_one_of_blocks_is_the_same(case):
     channels, size, kernel, stride, padding = case
     x, weights = jnp.asarray(array(2, *size, channels)), jnp.asarray(array(*kernel, channels, 5))
     arguments = {"stride": stride, "padding": padding}
-    plain = functools.partial(convolve.plain_convolution, **arguments, dilation=(1, 1))
-    blocks = functools.partial(convolve._space_to_depth, **arguments)
+    plain = functools.partial(dense_convolution.plain_convolution, **arguments, dilation=(1, 1))
+    blocks = functools.partial(dense_convolution.by_blocks_of_pixels, **arguments)
 
     @jax.jit
     def both(x, weights):
