@@ -392,16 +392,23 @@ def _incomplete_folder(target: Path, made_with: dict[str, Any]) -> Iterator[Path
             raise UserError(
                 f"Another process is writing {folder}; wait for it, or choose another --out."
             ) from error
-        for temporary in folder.glob(".*"):
-            temporary.unlink()  # of a process that was killed
-        if (folder / _SETTINGS).exists():
-            _check_settings(folder, made_with)
-        else:
-            with atomic_write(folder / _SETTINGS) as file:
-                file.write((json.dumps(made_with, indent=2) + "\n").encode())
-        yield folder
+        _delete_unfinished(folder)  # of a process that was killed
+        try:
+            if (folder / _SETTINGS).exists():
+                _check_settings(folder, made_with)
+            else:
+                with atomic_write(folder / _SETTINGS) as file:
+                    file.write((json.dumps(made_with, indent=2) + "\n").encode())
+            yield folder
+        finally:
+            _delete_unfinished(folder)  # a signal may come as soon as a file exists
     finally:
         os.close(descriptor)
+
+
+def _delete_unfinished(folder: Path) -> None:
+    for temporary in folder.glob(".*"):
+        temporary.unlink()
 
 
 @contextlib.contextmanager
@@ -425,7 +432,6 @@ def _shard_writer(path: Path) -> Iterator[Callable[[bytes], None]]:
     except BaseException:
         with contextlib.suppress(RuntimeError):
             writer.close()
-        temporary.unlink(missing_ok=True)
         raise
 
 
