@@ -30,6 +30,7 @@ from jax.sharding import SingleDeviceSharding  # noqa: E402
 from jaxcnn import models  # noqa: E402
 from jaxcnn.models.layers import traced_for  # noqa: E402
 from jaxcnn.training.optimizer import sgd  # noqa: E402
+from jaxcnn.training.speed import planned_memory  # noqa: E402
 from jaxcnn.training.step import init_state, make_train_step  # noqa: E402
 
 NETWORKS = "resnet50:224:256,convnext_tiny:224:128,regnet_y_400mf:224:128,vgg16:224:64"
@@ -91,9 +92,7 @@ def main() -> None:
     for network in arguments.networks.split(","):
         name, size, batch = network.split(":")
         compiled = compiled_step(name, int(size), int(batch), topology.devices[0])
-        plan, program = compiled.memory_analysis(), compiled.as_text()
-        memory = plan.argument_size_in_bytes + plan.output_size_in_bytes
-        memory += plan.temp_size_in_bytes - plan.alias_size_in_bytes
+        program, memory = compiled.as_text(), planned_memory(compiled)
         calls = collections.Counter(re.findall(r'custom_call_target="__cudnn\$(\w+)"', program))
         found = ", ".join(f"{count} {function}" for function, count in sorted(calls.items()))
         print(f"| {name} {size}, {batch} | {memory / 2**20:,.0f} | {found} |")

@@ -199,18 +199,10 @@ def test_depthwise_kernels_gradient_on_a_gpu_is_of_a_map_larger_than_the_kernel(
     x, weights = jnp.asarray(array(4, *size, 6)), jnp.asarray(array(*kernel, 1, 6))
     window = {"stride": (1, 1), "padding": padding, "dilation": (1, 1), "groups": 6}
 
-    def of(platform):
-        def convolution(x, weights):
-            with layers.traced_for(platform):
-                return output_and_gradients(
-                    functools.partial(convolve.convolve, **window), x, weights
-                )
-
-        return convolution
-
-    for ours, xlas in zip(jax.jit(of("cuda"))(x, weights), of("any")(x, weights), strict=True):
-        np.testing.assert_allclose(np.asarray(ours), np.asarray(xlas), rtol=0, atol=1e-12)
-    program = lowered(of("cuda"), x, weights, platform="cuda")
+    ours = jax.jit(traced_gradients("cuda", **window))(x, weights)
+    for a, b in zip(ours, traced_gradients("any", **window)(x, weights), strict=True):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=0, atol=1e-12)
+    program = lowered(traced_gradients("cuda", **window), x, weights, platform="cuda")
     result = f"tensor<{kernel[0]}x{kernel[1]}x1x6xf64>"
     (line,) = (line for line in program.splitlines() if line.endswith(f"-> {result}"))
     _, (height, width) = re.findall(r"tensor<4x(\d+)x(\d+)x6xf64>", line)
@@ -220,6 +212,17 @@ def test_depthwise_kernels_gradient_on_a_gpu_is_of_a_map_larger_than_the_kernel(
 def output_and_gradients(convolution, x, weights):
     y, vjp = jax.vjp(convolution, x, weights)
     return y, *vjp(jnp.sin(y))
+
+
+def traced_gradients(platform, **arguments):
+    """A function of images and weights: the convolution and its gradients, for a platform."""
+
+    def traced(x, weights):
+        with layers.traced_for(platform):
+            convolution = functools.partial(convolve.convolve, **arguments)
+            return output_and_gradients(convolution, x, weights)
+
+    return traced
 
 
 @st.composite
@@ -245,16 +248,11 @@ def test_gradients_by_phases_are_xlas_own(case):
     weights = jnp.asarray(array(*kernel, 1 if depthwise else 6, 6))
     window = {"stride": stride, "padding": padding, "dilation": dilation}
 
+    arguments = {**window, "groups": 6 if depthwise else 1}
+
     @jax.jit
     def both(x, weights):
-        def of(platform):
-            def convolution(x, weights):
-                return convolve.convolve(x, weights, **window, groups=6 if depthwise else 1)
-
-            with layers.traced_for(platform):
-                return output_and_gradients(convolution, x, weights)
-
-        return of("cpu"), of("any")
+        return [traced_gradients(platform, **arguments)(x, weights) for platform in ("cpu", "any")]
 
     for ours, xlas in zip(*both(x, weights), strict=True):
         np.testing.assert_allclose(np.asarray(ours), np.asarray(xlas), rtol=0, atol=1e-11)

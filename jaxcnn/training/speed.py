@@ -115,7 +115,7 @@ def program_of_steps(step: Any, state: TrainState, batch: Any, batch_size: int) 
         held[0], metrics = compiled(held[0], batch)
         return metrics
 
-    return Program(start, batch_size, seconds, _memory(compiled))
+    return Program(start, batch_size, seconds, planned_memory(compiled))
 
 
 def forward_pass(
@@ -140,7 +140,7 @@ def forward_pass(
         variables = jax.jit(model.init)(jax.random.key(0), images[:1])
     compiled, seconds = _compiled(jax.jit(model.apply), variables, images)
     start = functools.partial(compiled, variables, images)
-    return Program(start, batch_size, seconds, _memory(compiled))
+    return Program(start, batch_size, seconds, planned_memory(compiled))
 
 
 def measure(programs: Sequence[Program], *, rounds: int = 5) -> list[Measured]:
@@ -169,6 +169,22 @@ def peak_arithmetic(dtype: DTypeLike = jnp.float32) -> float:
     return size**3 / min(_seconds(run, PEAK_PRODUCTS) for _ in range(5))
 
 
+def planned_memory(compiled: jax.stages.Compiled) -> int | None:
+    """Bytes of a program's arguments, results and temporary arrays; None: not known.
+
+    What it donates counts once.
+    """
+    analysis = compiled.memory_analysis()
+    if analysis is None:
+        return None
+    return (
+        analysis.argument_size_in_bytes
+        + analysis.output_size_in_bytes
+        - analysis.alias_size_in_bytes
+        + analysis.temp_size_in_bytes
+    )
+
+
 def _images(batch_size: int, image_size: int, channels: int) -> jax.Array:
     return jax.random.normal(jax.random.key(0), (batch_size, image_size, image_size, channels))
 
@@ -179,18 +195,6 @@ def _compiled(function: Any, *args: Any) -> tuple[Any, float]:
     with traced_for(jax.devices()[0].platform):
         compiled = function.lower(*args).compile()
     return compiled, time.perf_counter() - start
-
-
-def _memory(compiled: Any) -> int | None:
-    analysis = compiled.memory_analysis()
-    if analysis is None:
-        return None
-    return (
-        analysis.argument_size_in_bytes
-        + analysis.output_size_in_bytes
-        - analysis.alias_size_in_bytes
-        + analysis.temp_size_in_bytes
-    )
 
 
 def _repeat(start: Callable[[], object], times: int) -> None:
