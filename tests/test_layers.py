@@ -213,6 +213,37 @@ def test_local_response_norm_equals_torchs(size, channels):
     close(ours, F.local_response_norm(nchw(x), size, 0.1, 0.75, 2.0))
 
 
+def test_the_gradient_of_gelu_keeps_its_input_and_nothing_else():
+    x = jnp.linspace(-3, 3, 12)
+    _, pullback = jax.vjp(layers.gelu, x)
+    (kept,) = jax.tree.leaves(pullback)
+    np.testing.assert_array_equal(kept, x)
+
+
+def test_the_rectifier_and_its_gradient_equal_torchs():
+    x = np.asarray([-np.inf, -1.5, -0.0, 0.0, 2.5, np.inf, np.nan], np.float32)
+    ours, pullback = jax.vjp(layers.relu, x)
+    theirs = torch.from_numpy(x).requires_grad_()
+    theirs.relu().backward(torch.full(x.shape, 3.0))
+    np.testing.assert_array_equal(ours, theirs.detach().relu())
+    np.testing.assert_array_equal(pullback(jnp.full(x.shape, 3.0, jnp.float32))[0], theirs.grad)
+
+
+def test_xla_computes_the_rectifiers_gradient_from_its_output():
+    def gradient(rectifier):
+        loss = jax.grad(lambda x: jnp.sin(rectifier(x)).sum())
+        return jax.jit(loss).lower(jnp.zeros(8)).compile().as_text()
+
+    def compared(program):
+        """The operation whose result is compared with zero."""
+        (operand,) = re.findall(r"compare\(%([\w.]+),", program)
+        (operation,) = re.findall(rf"%{operand} = \S+ (\w+)\(", program)
+        return operation
+
+    assert compared(gradient(layers.relu)) == "maximum"
+    assert compared(gradient(nn.relu)) == "parameter"
+
+
 def test_dropout_zeroes_and_rescales_in_training_only():
     x = jnp.ones((100, 1000))
     dropout = layers.Dropout(0.3)

@@ -16,6 +16,7 @@ from jaxcnn.models.layers import (
     Dropout,
     Lambda,
     Linear,
+    ReLU,
     Sequential,
     adaptive_avg_pool,
     flatten,
@@ -48,14 +49,13 @@ class AlexNet(Classifier):
     @nn.compact
     def forward_features(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Map ``[N, H, W, C]`` to ``[N, H / 32, W / 32, 256]``."""
-        relu = partial(Lambda, nn.relu)
         pool = partial(Lambda, partial(max_pool, kernel_size=3, stride=2))
         features = (
-            *(partial(Conv, 64, 11, stride=4, padding=2), relu, pool),
-            *(partial(Conv, 192, 5, padding=2), relu, pool),
-            *(partial(Conv, 384, 3, padding=1), relu),
-            *(partial(Conv, 256, 3, padding=1), relu),
-            *(partial(Conv, 256, 3, padding=1), relu, pool),
+            *(partial(Conv, 64, 11, stride=4, padding=2), ReLU, pool),
+            *(partial(Conv, 192, 5, padding=2), ReLU, pool),
+            *(partial(Conv, 384, 3, padding=1), ReLU),
+            *(partial(Conv, 256, 3, padding=1), ReLU),
+            *(partial(Conv, 256, 3, padding=1), ReLU, pool),
         )
         return Sequential(features, name="features")(x, train)
 
@@ -64,10 +64,10 @@ class AlexNet(Classifier):
         self, x: jax.Array, train: bool = False, pre_logits: bool = False
     ) -> jax.Array:
         """Map ``[N, H', W', 256]`` to ``[N, num_classes]``; before the last layer ``[N, 4096]``."""
-        relu, dropout = partial(Lambda, nn.relu), partial(Dropout, self.dropout)
+        dropout = partial(Dropout, self.dropout)
         layers = [
-            *(dropout, partial(Linear, 4096), relu),
-            *(dropout, partial(Linear, 4096), relu),
+            *(dropout, partial(Linear, 4096), ReLU),
+            *(dropout, partial(Linear, 4096), ReLU),
         ]
         if not pre_logits and self.num_classes:
             layers.append(partial(Linear, self.num_classes))

@@ -18,11 +18,12 @@ from jaxcnn.models.classifier import Classifier
 from jaxcnn.models.layers import (
     Conv,
     Dropout,
-    Lambda,
     Linear,
     MaxPool,
+    ReLU,
     flatten,
     local_response_norm,
+    relu,
 )
 from jaxcnn.models.registry import Builder
 
@@ -98,18 +99,18 @@ class AlexNetOriginal(Classifier):
         columns = 2 if self.two_columns else 1
         constant = nn.initializers.constant(self.initial_bias)
         maps = self.widths
-        conv, relu = partial(Conv, kernel_init=_normal), partial(Lambda, nn.relu)
+        conv = partial(Conv, kernel_init=_normal)
 
         conv1 = conv(
             maps[0], 11, stride=4, padding=self.first_padding, bias_init=_zeros, name="conv1"
         )
-        x = relu(name="relu1")(conv1(x))
+        x = ReLU(name="relu1")(conv1(x))
         x = MaxPool(3, 2, name="pool1")(self.normalized(x))
         x = conv(maps[1], 5, padding=2, groups=columns, bias_init=constant, name="conv2")(x)
-        x = relu(name="relu2")(x)
+        x = ReLU(name="relu2")(x)
         x = MaxPool(3, 2, name="pool2")(self.normalized(x))
         x = conv(maps[2], 3, padding=1, bias_init=_zeros, name="conv3")(x)
-        x = relu(name="relu3")(x)
+        x = ReLU(name="relu3")(x)
         for layer in (4, 5):
             conv3x3 = conv(
                 maps[layer - 1],
@@ -119,7 +120,7 @@ class AlexNetOriginal(Classifier):
                 bias_init=constant,
                 name=f"conv{layer}",
             )
-            x = relu(name=f"relu{layer}")(conv3x3(x))
+            x = ReLU(name=f"relu{layer}")(conv3x3(x))
         return MaxPool(3, 2, name="pool5")(x)
 
     @nn.compact
@@ -132,7 +133,7 @@ class AlexNetOriginal(Classifier):
         x = flatten(x)
         for name in ("fc6", "fc7"):
             x = Dropout(self.dropout)(x, train)
-            x = nn.relu(linear(4096, bias_init=constant, name=name)(x))
+            x = relu(linear(4096, bias_init=constant, name=name)(x))
         if pre_logits or self.num_classes == 0:
             return x
         return linear(self.num_classes, bias_init=_zeros, name="fc8")(x)

@@ -11,6 +11,7 @@ from jaxcnn.errors import UserError
 from jaxcnn.models.blocks import ConvNormActivation
 from jaxcnn.models.classifier import Classifier
 from jaxcnn.models.layers import (
+    GELU,
     Conv,
     Lambda,
     LayerFactory,
@@ -33,17 +34,6 @@ NextLinear = partial(Linear, **_INIT)
 NextNorm = partial(LayerNorm, eps=1e-6)
 
 
-@jax.jit  # so that a program has its name: jaxcnn.visualize has a rule for it
-def gelu(x: jax.Array) -> jax.Array:
-    """The exact Gaussian error linear unit; Flax's own is approximate.
-
-    Its gradient is computed anew from ``x``, which the layer before keeps anyway. Otherwise a map
-    of derivatives, the largest of a block, would be written in the forward pass and kept.
-    """
-    return jax.checkpoint(partial(jax.nn.gelu, approximate=False))(x)
-
-
-_gelu = partial(Lambda, gelu)
 # In torch's Sequential this index is a permutation to channels last, which we always have.
 _permute = partial(Lambda, lambda x: x)
 
@@ -71,7 +61,7 @@ class CNBlock(Module):
             _permute,
             NextNorm,
             partial(NextLinear, 4 * channels),
-            _gelu,
+            GELU,
             partial(NextLinear, channels),
         )
         y = Sequential(layers, name="block")(x, train)

@@ -26,14 +26,15 @@ from jaxcnn.models.googlenet import (
 from jaxcnn.models.layers import (
     Conv,
     Dropout,
-    Lambda,
     Linear,
     Module,
+    ReLU,
     adaptive_avg_pool,
     avg_pool,
     flatten,
     local_response_norm,
     max_pool,
+    relu,
 )
 from jaxcnn.models.registry import Builder
 
@@ -71,7 +72,7 @@ class Inception(Module):
         widths = self.widths
 
         def point(x: jax.Array, name: str) -> jax.Array:
-            return nn.relu(_Conv(getattr(widths, name), 1, name=name)(x))
+            return relu(_Conv(getattr(widths, name), 1, name=name)(x))
 
         def reduced(x: jax.Array, name: str) -> jax.Array:
             return x if self.naive else point(x, name)
@@ -80,8 +81,8 @@ class Inception(Module):
         conv5x5 = _Conv(widths.conv5x5, 5, padding=2, name="conv5x5")
         branches = (
             point(x, "conv1x1"),
-            nn.relu(conv3x3(reduced(x, "reduce3x3"))),
-            nn.relu(conv5x5(reduced(x, "reduce5x5"))),
+            relu(conv3x3(reduced(x, "reduce3x3"))),
+            relu(conv5x5(reduced(x, "reduce5x5"))),
             reduced(max_pool(x, 3, stride=1, padding=1), "pool_proj"),
         )
         return jnp.concatenate(branches, axis=-1)
@@ -108,10 +109,8 @@ class AuxiliaryHead(Module):
                 "aux_logits=False."
             )
         x = avg_pool(x, 5, 3)
-        x = flatten(nn.relu(_Conv(128, 1, name="conv")(x)))
-        x = nn.relu(
-            Linear(1024, kernel_init=_initial_kernel, bias_init=_initial_bias, name="fc1")(x)
-        )
+        x = flatten(relu(_Conv(128, 1, name="conv")(x)))
+        x = relu(Linear(1024, kernel_init=_initial_kernel, bias_init=_initial_bias, name="fc1")(x))
         x = Dropout(self.dropout)(x, train)
         return _LastLinear(self.num_classes, name="fc2")(x)
 
@@ -151,11 +150,11 @@ class GoogLeNetOriginal(Classifier):
     ) -> jax.Array:
         """Map ``[N, H, W, C]`` to ``[N, H / 32, W / 32, 1024]``."""
         x = _Conv(64, 7, stride=2, padding=3, name="conv1")(x)
-        x = Lambda(nn.relu, name="relu1")(x)
+        x = ReLU(name="relu1")(x)
         x = _normalize(_halve(x))
-        x = nn.relu(_Conv(64, 1, name="conv2_reduce")(x))
+        x = relu(_Conv(64, 1, name="conv2_reduce")(x))
         x = _Conv(192, 3, padding=1, name="conv2")(x)
-        x = Lambda(nn.relu, name="relu2")(x)
+        x = ReLU(name="relu2")(x)
         x = _halve(_normalize(x))
         for module, widths in INCEPTION_WIDTHS.items():
             if module in ("4a", "5a"):

@@ -11,7 +11,7 @@ import jax
 from flax import linen as nn
 
 from jaxcnn.models.classifier import Classifier
-from jaxcnn.models.layers import Conv, Lambda, Linear, flatten, max_pool
+from jaxcnn.models.layers import Conv, Lambda, Linear, ReLU, flatten, max_pool, relu
 from jaxcnn.models.registry import Builder
 
 __all__ = ["LeNet5", "lenet5"]
@@ -37,18 +37,17 @@ class LeNet5(Classifier):
     @nn.compact
     def forward_features(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Map ``[N, 32, 32, C]`` to ``[N, 5, 5, 16]``."""
-        relu = partial(Lambda, nn.relu)
         pool = partial(Lambda, partial(max_pool, kernel_size=2))
-        x = pool(name="pool1")(relu(name="relu1")(Conv(6, 5, name="conv1")(x)))
-        return pool(name="pool2")(relu(name="relu2")(Conv(16, 5, name="conv2")(x)))
+        x = pool(name="pool1")(ReLU(name="relu1")(Conv(6, 5, name="conv1")(x)))
+        return pool(name="pool2")(ReLU(name="relu2")(Conv(16, 5, name="conv2")(x)))
 
     @nn.compact
     def forward_head(
         self, x: jax.Array, train: bool = False, pre_logits: bool = False
     ) -> jax.Array:
         """Map ``[N, 5, 5, 16]`` to ``[N, num_classes]``; before the last layer ``[N, 84]``."""
-        x = nn.relu(Linear(120, name="fc1")(flatten(x)))
-        x = nn.relu(Linear(84, name="fc2")(x))
+        x = relu(Linear(120, name="fc1")(flatten(x)))
+        x = relu(Linear(84, name="fc2")(x))
         if pre_logits or self.num_classes == 0:
             return x
         return Linear(self.num_classes, name="fc3")(x)

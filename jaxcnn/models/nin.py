@@ -20,6 +20,7 @@ from jaxcnn.models.layers import (
     adaptive_avg_pool,
     flatten,
     max_pool,
+    relu,
 )
 from jaxcnn.models.registry import Builder
 
@@ -49,9 +50,9 @@ class MlpConv(Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Map ``[N, H, W, C]`` to ``[N, H', W', features]``."""
         conv = _Conv(self.features, self.kernel_size, self.stride, self.padding, name="conv")
-        x = nn.relu(conv(x))
-        x = nn.relu(_Conv(self.features, 1, name="mlp1")(x))
-        return nn.relu(_Conv(self.features, 1, name="mlp2")(x))
+        x = relu(conv(x))
+        x = relu(_Conv(self.features, 1, name="mlp1")(x))
+        return relu(_Conv(self.features, 1, name="mlp2")(x))
 
 
 class NiN(Classifier):

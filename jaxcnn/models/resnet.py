@@ -27,6 +27,7 @@ from jaxcnn.models.layers import (
     flatten,
     kaiming_normal_fan_out,
     max_pool,
+    relu,
 )
 from jaxcnn.models.registry import Builder
 
@@ -111,7 +112,7 @@ class BasicBlock(Block):
         y = nn.relu(self.norm_layer(name="bn1")(y, train))
         y = self.conv(self.planes, 3, padding=1, name="conv2")(y)
         y = self.last_norm("bn2")(y, train)
-        return nn.relu(y + self.shortcut(x, train))
+        return relu(y + self.shortcut(x, train))
 
 
 class Bottleneck(Block):
@@ -138,7 +139,7 @@ class Bottleneck(Block):
         y = nn.relu(self.norm_layer(name="bn2")(y, train))
         y = self.conv(self.planes * self.expansion, 1, name="conv3")(y)
         y = self.last_norm("bn3")(y, train)
-        return nn.relu(y + self.shortcut(x, train))
+        return relu(y + self.shortcut(x, train))
 
 
 class ResNet(Classifier):

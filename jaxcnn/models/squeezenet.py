@@ -21,10 +21,12 @@ from jaxcnn.models.layers import (
     Dropout,
     Lambda,
     Module,
+    ReLU,
     Sequential,
     adaptive_avg_pool,
     flatten,
     max_pool,
+    relu,
 )
 from jaxcnn.models.registry import Builder
 
@@ -67,10 +69,10 @@ class Fire(Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Map ``[N, H, W, C]`` to ``[N, H, W, expand_planes]``."""
         half = self.expand_planes // 2
-        x = nn.relu(SqueezeConv(self.squeeze_planes, 1, name="squeeze")(x))
+        x = relu(SqueezeConv(self.squeeze_planes, 1, name="squeeze")(x))
         points = SqueezeConv(half, 1, name="expand1x1")(x)
         windows = SqueezeConv(half, 3, padding=1, name="expand3x3")(x)
-        return nn.relu(jnp.concatenate((points, windows), axis=-1))
+        return relu(jnp.concatenate((points, windows), axis=-1))
 
 
 class SqueezeNet(Classifier):
@@ -114,11 +116,10 @@ class SqueezeNet(Classifier):
     def forward_features(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Map ``[N, H, W, C]`` to ``[N, H / 16, W / 16, 512]``."""
         version = self._version()
-        relu = partial(Lambda, nn.relu)
         pool = partial(Lambda, partial(max_pool, kernel_size=3, stride=2, ceil_mode=True))
         features = [
             partial(SqueezeConv, version.stem_channels, version.stem_kernel_size, stride=2),
-            relu,
+            ReLU,
         ]
         for fire in range(FIRES):
             expand = 128 * (1 + fire // 2)
@@ -135,7 +136,7 @@ class SqueezeNet(Classifier):
         layers = (
             partial(Dropout, self.dropout),
             partial(SqueezeConv, self.num_classes, 1, kernel_init=nn.initializers.normal(0.01)),
-            partial(Lambda, nn.relu),
+            ReLU,
             partial(Lambda, partial(adaptive_avg_pool, output_size=1)),
         )
         return flatten(Sequential(layers, name="classifier")(x, train))

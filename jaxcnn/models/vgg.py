@@ -21,6 +21,7 @@ from jaxcnn.models.layers import (
     Dropout,
     Lambda,
     Linear,
+    ReLU,
     Sequential,
     adaptive_avg_pool,
     flatten,
@@ -95,15 +96,14 @@ class VGG(Classifier):
     @nn.compact
     def forward_features(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Map ``[N, H, W, C]`` to ``[N, H / 32, W / 32, C']``, with five blocks."""
-        relu = partial(Lambda, nn.relu)
         pool = partial(Lambda, partial(max_pool, kernel_size=2))
         zeros = nn.initializers.zeros
         conv = partial(Conv, kernel_init=kaiming_normal_fan_out, bias_init=zeros)
-        norm = (BatchNorm,) if self.batch_norm else ()
+        after = (BatchNorm, partial(Lambda, nn.relu)) if self.batch_norm else (ReLU,)
         features = []
         for convolutions, channels in self.blocks:
             conv3x3 = partial(conv, channels, 3, padding=1)
-            features += [conv3x3, *norm, relu] * convolutions + [pool]
+            features += [conv3x3, *after] * convolutions + [pool]
 
         return Sequential(tuple(features), name="features")(x, train)
 
@@ -114,10 +114,10 @@ class VGG(Classifier):
         """Map ``[N, H', W', C']`` to ``[N, num_classes]``; before the last layer ``[N, 4096]``."""
         normal, zeros = nn.initializers.normal(0.01), nn.initializers.zeros
         linear = partial(Linear, kernel_init=normal, bias_init=zeros)
-        relu, dropout = partial(Lambda, nn.relu), partial(Dropout, self.dropout)
+        dropout = partial(Dropout, self.dropout)
         layers = [
-            *(partial(linear, 4096), relu, dropout),
-            *(partial(linear, 4096), relu, dropout),
+            *(partial(linear, 4096), ReLU, dropout),
+            *(partial(linear, 4096), ReLU, dropout),
         ]
         if not pre_logits and self.num_classes:
             layers.append(partial(linear, self.num_classes))

@@ -15,11 +15,12 @@ from jaxcnn.models.classifier import Classifier
 from jaxcnn.models.layers import (
     Conv,
     Dropout,
-    Lambda,
     Linear,
     MaxPool,
+    ReLU,
     flatten,
     local_response_norm,
+    relu,
 )
 from jaxcnn.models.registry import Builder
 
@@ -91,14 +92,13 @@ class ZFNet(Classifier):
     @nn.compact
     def forward_features(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Map ``[N, 224, 224, C]`` to ``[N, 6, 6, C']``."""
-        relu = partial(Lambda, nn.relu)
-        x = relu(name="relu1")(_conv(96, 7, stride=2, padding=1, name="conv1")(x))
+        x = ReLU(name="relu1")(_conv(96, 7, stride=2, padding=1, name="conv1")(x))
         x = self.normalized(MaxPool(3, 2, 1, name="pool1")(x))
-        x = relu(name="relu2")(_conv(256, 5, stride=2, name="conv2")(x))
+        x = ReLU(name="relu2")(_conv(256, 5, stride=2, name="conv2")(x))
         x = self.normalized(MaxPool(3, 2, 1, name="pool2")(x))
         for layer, maps in enumerate((512, 1024, 512) if self.wide else (384, 384, 256), 3):
             x = _conv(maps, 3, padding=1, name=f"conv{layer}")(x)
-            x = relu(name=f"relu{layer}")(x)
+            x = ReLU(name=f"relu{layer}")(x)
         return MaxPool(3, 2, name="pool5")(x)
 
     @nn.compact
@@ -108,7 +108,7 @@ class ZFNet(Classifier):
         """Map ``[N, 6, 6, C]`` to ``[N, num_classes]``; before the last layer ``[N, 4096]``."""
         x = flatten(x)
         for name in ("fc6", "fc7"):
-            x = Dropout(self.dropout)(nn.relu(_linear(4096, name=name)(x)), train)
+            x = Dropout(self.dropout)(relu(_linear(4096, name=name)(x)), train)
         if pre_logits or self.num_classes == 0:
             return x
         return _linear(self.num_classes, name="fc8")(x)

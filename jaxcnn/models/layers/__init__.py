@@ -11,6 +11,7 @@ Every layer is called as ``layer(x, train)``, also those that do the same in tra
 """
 
 from jaxcnn.models.arithmetic import Size
+from jaxcnn.models.layers.activation import GELU, ReLU, gelu, relu
 from jaxcnn.models.layers.convolution import (
     Conv,
     ConvTranspose,
@@ -53,6 +54,7 @@ from jaxcnn.models.layers.pooling import (
 from jaxcnn.models.layers.stochastic import Dropout, StochasticDepth
 
 __all__ = [
+    "GELU",
     "INITIALIZERS",
     "NORMS",
     "BatchNorm",
@@ -69,6 +71,7 @@ __all__ = [
     "Linear",
     "MaxPool",
     "Module",
+    "ReLU",
     "Sequential",
     "Size",
     "SpatiallySeparableConv",
@@ -77,6 +80,7 @@ __all__ = [
     "adaptive_avg_pool",
     "avg_pool",
     "flatten",
+    "gelu",
     "is_batch_norm",
     "kaiming_normal_fan_out",
     "local_response_norm",
@@ -84,6 +88,7 @@ __all__ = [
     "max_pool_switches",
     "max_unpool",
     "norm_factory",
+    "relu",
     "torch_default_init",
     "traced_for",
     "window_switches",
