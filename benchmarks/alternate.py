@@ -208,7 +208,8 @@ def main(
         ).stdout
     )
     sides = [side for side in prepare if side != "flax" or arguments.flax]
-    print(f"{peak['device']} ({platform.machine()}, {os.cpu_count()} cores), {arguments.dtype}\n")
+    print(f"{peak['device']} ({platform.machine()}, {os.cpu_count()} cores), ", end="")
+    print(f"JAX {peak['jax']}, {arguments.dtype}\n")
     heads = [f"{side}, images/s" for side in sides]
     print(f"| network, pixels, batch | {' | '.join(heads)} | ratio | of peak | spread | ", end="")
     print("compile, s | memory, MiB |")
@@ -229,6 +230,7 @@ def main(
         multiply_adds = models.summary(name, image_size=int(size), depth=0).multiply_adds
         row = {
             "device": peak["device"],
+            "jax": peak["jax"],
             "dtype": arguments.dtype,
             "together": arguments.together,
             "ratio": own["images_per_second"] / torch["images_per_second"],
@@ -243,7 +245,8 @@ def main(
         print(f"| {' | '.join(cells)} |", flush=True)
         if arguments.out is not None:
             rows = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-            rows[f"{name}:{size}:{batch}:{arguments.dtype}:{peak['device']}"] = row
+            of_machine = f"{arguments.dtype}:{peak['device']}:JAX {peak['jax']}"
+            rows[f"{name}:{size}:{batch}:{of_machine}"] = row
             arguments.out.write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n")
 
 
@@ -253,7 +256,11 @@ from jaxcnn.platform import set_xla_flags
 set_xla_flags()
 import jax
 from jaxcnn.training.speed import peak_arithmetic
-print(json.dumps({{"device": jax.devices()[0].device_kind, "peak": peak_arithmetic("{dtype}")}}))
+print(json.dumps({{
+    "device": jax.devices()[0].device_kind,
+    "jax": jax.__version__,
+    "peak": peak_arithmetic("{dtype}"),
+}}))
 """
 
 
