@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 from absl import flags
 from ml_collections import config_flags
+from smallest import smallest_of_families
 from tiers import tiers
 
 from jaxcnn import cli, convert, models
@@ -488,18 +489,15 @@ def test_images_too_small_are_refused_before_weights_are_made(data_dir):
 
 # What a network takes depends on its family alone: those with settings of their own, and one more
 # of each family.
-FAMILIES = {models.model_info(name).family for name in models.list_models()}
-CHECKED = {name for name, recipe in RECIPES.items() if recipe.small} | {
-    min(models.list_models(family), key=lambda name: models.model_info(name).parameters)
-    for family in FAMILIES
-}
+SMALLEST = set(smallest_of_families())
+CHECKED = SMALLEST | {name for name, recipe in RECIPES.items() if recipe.small}
 
 # Seconds each.
 DEEP = {"convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "inception_v3"}
 DEEP |= {"mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_y_400mf"}
 
 
-@pytest.mark.parametrize("name", tiers(sorted(CHECKED), fast=CHECKED - DEEP, slow=CHECKED))
+@pytest.mark.parametrize("name", tiers(sorted(CHECKED), fast=SMALLEST - DEEP, slow=CHECKED))
 def test_every_network_takes_the_images_of_small_datasets(name):
     config = changed(name, "digits")
     validate(config, device_count=1)
