@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layer_parity import assert_same
+from layer_parity import assert_same, nchw
 
 from jaxcnn import models
 from jaxcnn.errors import UserError
@@ -219,7 +219,7 @@ def assert_output_and_gradients_are_torchs(ours, x, weights, **arguments):
 
     Those are of kernels as large as the stride, with an output of one row or column.
     """
-    images = torch.from_numpy(x.transpose(0, 3, 1, 2)).requires_grad_()
+    images = nchw(x).requires_grad_()
     kernel = torch.from_numpy(weights.transpose(3, 2, 0, 1)).requires_grad_()
     y = torch.nn.functional.conv2d(images, kernel, **arguments)
     y.backward(y.detach().sin())
@@ -229,7 +229,7 @@ def assert_output_and_gradients_are_torchs(ours, x, weights, **arguments):
         (*theirs, kernel.grad.permute(2, 3, 1, 0)),
         strict=True,
     ):
-        np.testing.assert_allclose(np.asarray(our), their.numpy(), rtol=0, atol=1e-11)
+        np.testing.assert_allclose(np.asarray(our), their.numpy(), rtol=0, atol=1e-12)
 
 
 def traced_gradients(platform, **arguments):
